@@ -1,0 +1,85 @@
+"""From a reference to a decoder that runs here: downloaded once, verified, built, loaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from lossy_mlflow.checkpoints.flavor import files_sha256, load_model
+from lossy_mlflow.checkpoints.lookup import BEST_STEP, Checkpoint, resolve
+from lossy_mlflow.errors import LossyError
+from lossy_mlflow.tracking.connection import explained
+from lossy_mlflow.user_code import load_user_code
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load_decoder(reference: str, chkt_step: int = BEST_STEP, device: str = "cpu") -> nn.Module:
+    """The decoder that `reference` means (see `resolve`), in evaluation mode, on `device`, wherever it was trained.
+
+    `decoder.decode(z)` with z (batch, z_size) gives x_mean (batch, input_vector_length) and x_logvar, as in models/protocols.py.
+    A model of the user's own is found when its file has been imported, or is named by LOSSY_USER_CODE.
+    Raises NotFoundError, where nothing of that name is there; LossyError, where its files are not what was published.
+    """
+    load_user_code(None)
+    checkpoint = resolve(reference, chkt_step)
+    decoder, _ = load_model(local_copy(checkpoint), device)
+    return decoder
+
+
+def local_copy(checkpoint: Checkpoint) -> Path:
+    """The folder of the version's files in the cache, shared by all processes of the user; downloaded if it isn't there.
+
+    The cache is keyed by the digest of all files, which the version's tag names: what was downloaded is compared with it
+    before it is moved into place, so that the cache only ever holds whole and right entries.
+    """
+    if not checkpoint.files_sha256:
+        raise LossyError(
+            f"{checkpoint.uri} was not published by lossy_mlflow: it has no files_sha256 tag.",
+            f"Load it with MLflow's own API: mlflow.pyfunc.load_model({checkpoint.uri!r})",
+        )
+    cache = _cache_folder()
+    entry = cache / checkpoint.files_sha256
+    if entry.exists():
+        return entry
+    with explained():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".incoming-") as scratch:
+            folder = _download(checkpoint, scratch)
+            found = files_sha256(folder)
+            if found != checkpoint.files_sha256:
+                raise LossyError(
+                    f"The files of {checkpoint.uri} are not what was published: their digest is {found[:12]}..., "
+                    f"its tag says {checkpoint.files_sha256[:12]}...",
+                    f"Take another version: lossy checkpoints {checkpoint.name}",
+                )
+            try:
+                folder.rename(entry)
+            except OSError:
+                if not entry.exists():  # else another process was quicker, with the same files
+                    raise
+    return entry
+
+
+def _download(checkpoint: Checkpoint, scratch: str) -> Path:
+    import mlflow.artifacts
+
+    target = Path(scratch, "download")
+    target.mkdir()
+    folder = mlflow.artifacts.download_artifacts(artifact_uri=checkpoint.uri, dst_path=str(target))
+    moved = Path(scratch, "model")
+    shutil.move(folder, moved)
+    (moved / "registered_model_meta").unlink(missing_ok=True)
+    return moved
+
+
+def _cache_folder() -> Path:
+    """LOSSY_CACHE_DIR, else the platform's cache folder."""
+    named = os.environ.get("LOSSY_CACHE_DIR")
+    return (Path(named) if named else platformdirs.user_cache_path("lossy_mlflow")) / "decoders"

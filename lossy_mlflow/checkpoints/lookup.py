@@ -1,0 +1,145 @@
+"""From a reference to one version of a registered model; and the versions that a name has."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+
+from lossy_mlflow.checkpoints.reference import Reference, parse_reference
+from lossy_mlflow.errors import NotFoundError, did_you_mean
+from lossy_mlflow.tracking.connection import Connection, connect, explained, without_password
+from lossy_mlflow.tracking.runs import all_pages, quoted
+
+BEST_STEP, LAST_STEP = -2, -1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A version of a registered model. `epoch` and `val_loss` (nats per image) are None where nobody recorded them."""
+
+    name: str
+    version: int
+    epoch: int | None
+    val_loss: float | None
+    aliases: tuple[str, ...]
+    run_id: str
+    created: str
+    hparam_set: str
+    e_name: str
+    weights_sha256: str
+    files_sha256: str
+    uri: str
+
+
+def resolve(reference: str, chkt_step: int = BEST_STEP) -> Checkpoint:
+    """The version that `reference` means. A plain NAME follows `chkt_step`: -2 its best, -1 its last, N the one of epoch N.
+
+    Raises NotFoundError, which says what there is instead; UsageError, where the reference can't be read.
+    """
+    wanted = parse_reference(reference)
+    with explained():
+        connection = connect()
+        model = _registered_model(connection, wanted)
+        versions = versions_of(connection.client, model)
+        return _pick(connection, wanted, versions, chkt_step)
+
+
+def list_checkpoints(name: str) -> list[Checkpoint]:
+    """Every version of the registered model `name`, newest first. Raises NotFoundError with the names that are near."""
+    with explained():
+        connection = connect()
+        return versions_of(connection.client, _registered_model(connection, parse_reference(name)))
+
+
+def list_names() -> list[str]:
+    """The names of all registered models that this user may see, sorted."""
+    with explained():
+        return sorted(_registered_names(connect().client))
+
+
+def _registered_names(client: MlflowClient) -> list[str]:
+    pages = all_pages(lambda token: client.search_registered_models(max_results=1000, page_token=token))
+    return [model.name for model in pages]
+
+
+def versions_of(client: MlflowClient, model: RegisteredModel) -> list[Checkpoint]:
+    """The versions of `model`, newest first. Aliases come from the model: a search of versions doesn't return them."""
+    aliases: dict[int, list[str]] = {}
+    for alias, version in model.aliases.items():
+        aliases.setdefault(int(version), []).append(alias)
+    wanted = f"name = {quoted(model.name)}"
+    found = all_pages(lambda token: client.search_model_versions(wanted, page_token=token))
+    checkpoints = [_checkpoint(version, aliases.get(int(version.version), [])) for version in found]
+    return sorted(checkpoints, key=lambda checkpoint: -checkpoint.version)
+
+
+def _registered_model(connection: Connection, wanted: Reference) -> RegisteredModel:
+    try:
+        return connection.client.get_registered_model(wanted.name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    names = _registered_names(connection.client)
+    near = did_you_mean(wanted.name, names)
+    there = near or (f"There are {len(names)}: lossy checkpoints" if names else "It has none yet.")
+    raise NotFoundError(
+        f"No registered model {wanted.name!r} at {without_password(connection.uri)}; {there}",
+        f"Train it: lossy train {wanted.name}    or name another server: export MLFLOW_TRACKING_URI=...",
+    )
+
+
+def _pick(
+    connection: Connection, wanted: Reference, versions: list[Checkpoint], chkt_step: int
+) -> Checkpoint:
+    if wanted.version is not None:
+        chosen = [item for item in versions if item.version == wanted.version]
+        looked_for = f"version {wanted.version}"
+    elif wanted.alias is not None:
+        chosen = [item for item in versions if wanted.alias in item.aliases]
+        looked_for = f"alias {wanted.alias!r}"
+    elif chkt_step in (BEST_STEP, LAST_STEP):
+        alias = "best" if chkt_step == BEST_STEP else "last"
+        chosen = [item for item in versions if alias in item.aliases]
+        looked_for = f"alias {alias!r} (chkt_step {chkt_step})"
+    else:
+        # Versions of an overwritten run stay: the newest of that epoch is the label's.
+        chosen = [item for item in versions if item.epoch == chkt_step][:1]
+        looked_for = f"version of epoch {chkt_step}"
+    if chosen:
+        return chosen[0]
+    there = ", ".join(_in_short(item) for item in versions[:8]) or "no version at all"
+    raise NotFoundError(
+        f"{wanted.name} at {without_password(connection.uri)} has no {looked_for}; it has {there}.",
+        f"See all: lossy checkpoints {wanted.name}",
+    )
+
+
+def _in_short(checkpoint: Checkpoint) -> str:
+    names = "".join(f" @{alias}" for alias in checkpoint.aliases)
+    epoch = f" (epoch {checkpoint.epoch})" if checkpoint.epoch is not None else ""
+    return f"{checkpoint.version}{epoch}{names}"
+
+
+def _checkpoint(version: ModelVersion, aliases: list[str]) -> Checkpoint:
+    tags = version.tags
+    loss = float(tags["val_loss"]) if "val_loss" in tags else None
+    created = datetime.datetime.fromtimestamp(version.creation_timestamp / 1000, datetime.UTC)
+    return Checkpoint(
+        name=version.name,
+        version=int(version.version),
+        epoch=int(tags["epoch"]) if "epoch" in tags else None,
+        val_loss=None if loss is None or math.isnan(loss) else loss,
+        aliases=tuple(sorted(aliases)),
+        run_id=version.run_id or "",
+        created=created.isoformat(timespec="seconds"),
+        hparam_set=tags.get("hparam_set", ""),
+        e_name=tags.get("e_name", ""),
+        weights_sha256=tags.get("weights_sha256", ""),
+        files_sha256=tags.get("files_sha256", ""),
+        uri=f"models:/{version.name}/{version.version}",
+    )

@@ -1,0 +1,17 @@
+"""What the shell may complete: names that are known without asking a server."""
+
+from __future__ import annotations
+
+import click
+
+
+def hparam_sets(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    from lossy_mlflow.hparams import set_names
+
+    return [name for name in set_names() if name.startswith(start)]
+
+
+def data_sets(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    from lossy_mlflow.data import dataset_names
+
+    return [name for name in dataset_names() if name.startswith(start)]

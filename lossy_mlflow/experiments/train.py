@@ -1,0 +1,199 @@
+"""Train by name: from an hparam_set to a run, its pictures, and its decoder in the registry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.hparams import Hparam, diff, get_hparams, hparams_sha256, run_label
+from lossy_mlflow.tracking.identity import Decision, KnownRun, Start, decide
+from lossy_mlflow.user_code import load_user_code
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from lossy_mlflow.tracking.connection import Connection
+
+log = logging.getLogger("lossy_mlflow")
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """What a progress callback hears after each epoch. Losses in nats per image."""
+
+    label: str
+    epoch: int
+    epochs: int
+    train_loss: float
+    val_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished training. `started`: new, resumed or finished (it was there already). Losses in nats per image.
+
+    A version is None where somebody has deleted it since.
+    """
+
+    label: str
+    started: str
+    run_id: str
+    experiment: str
+    tracking_uri: str
+    epoch: int
+    val_loss: float
+    best_epoch: int
+    best_val_loss: float
+    best_version: int | None
+    last_version: int | None
+
+
+def train(
+    hparam_set: str,
+    *,
+    e_name: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    user_code: str | None = None,
+    device: str = "auto",
+    data_dir: str | None = None,
+    progress: Callable[[EpochDone], None] | None = None,
+) -> TrainResult:
+    """Train the experiment `hparam_set`, as make builds a target: what is finished is reported, what was stopped goes on.
+
+    The label, `hparam_set` or `hparam_set_e_name`, names the run and the registered model. `overrides` are those of `--set`
+    (`{"model_train.epochs": 5}`). `overwrite` starts anew where the label has a run. `device`: auto, cpu or cuda.
+
+    Raises NotFoundError for an unknown set, model or data set; UsageError for an override that doesn't fit; ConflictError
+    where the label has a run of another tree, or one that is alive; UnreachableError where the server or a download doesn't
+    answer.
+    """
+    from lossy_mlflow.tracking.connection import connect, explained, without_password
+    from lossy_mlflow.tracking.ownership import label_lock, lock_domain
+    from lossy_mlflow.tracking.runs import take_mlflow_run_id
+
+    file = load_user_code(user_code)
+    tree = get_hparams(hparam_set, overrides)
+    label = run_label(hparam_set, e_name)
+    with explained():
+        connection = connect()
+        made_for_us = take_mlflow_run_id()
+        with label_lock(connection.uri, label), _surplus(connection, made_for_us, label) as surplus:
+            earlier = _earlier_runs(connection, label)
+            decision = decide(
+                [_known(run) for run in earlier],
+                hparam_set=hparam_set,
+                sha256=hparams_sha256(tree),
+                overwrite=overwrite,
+                owner=lock_domain(),
+                now=connection.now(),
+            )
+            _refuse(connection, decision, label, tree, earlier)
+            if decision.start is Start.FINISHED and decision.run:
+                run_id = decision.run.run_id
+            else:
+                # Only here is torch needed: a finished label is reported without it.
+                from lossy_mlflow.experiments.training_run import Request, run_training
+
+                resumed = decision.run.run_id if decision.start is Start.RESUME and decision.run else None
+                request = Request(label, hparam_set, e_name, tree, device, data_dir, file, progress)
+                run_id = run_training(connection, request, resumed=resumed, made_for_us=made_for_us)
+            if surplus is not None:
+                surplus.same_as(run_id)
+            started = "resumed" if decision.start is Start.RESUME else decision.start.value
+            return _result(connection, run_id, label, started, without_password(connection.uri))
+
+
+class _SurplusRun:
+    """The run that `mlflow run` made for this process: the label's run, or one too many that points at it."""
+
+    def __init__(self, connection: Connection, run_id: str) -> None:
+        self._client = connection.client
+        self._run_id = run_id
+
+    def same_as(self, run_id: str) -> None:
+        if run_id != self._run_id:
+            self._client.set_tag(self._run_id, "same_as", run_id)
+            self._client.set_terminated(self._run_id, "FINISHED")
+
+
+@contextmanager
+def _surplus(connection: Connection, run_id: str | None, label: str) -> Iterator[_SurplusRun | None]:
+    if run_id is None:
+        yield None
+        return
+    connection.client.update_run(run_id, name=label)
+    yield _SurplusRun(connection, run_id)
+
+
+def _earlier_runs(connection: Connection, label: str) -> list[Run]:
+    from lossy_mlflow.tracking.runs import runs_of_label
+
+    return runs_of_label(connection.client, label)
+
+
+def _known(run: Run) -> KnownRun:
+    tags = run.data.tags
+    return KnownRun(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        hparam_set=tags.get("hparam_set", ""),
+        hparams_sha256=tags.get("hparams_sha256", ""),
+        owner=tags.get("owner", ""),
+        heartbeat=float(tags.get("heartbeat", 0)),
+    )
+
+
+def _refuse(connection: Connection, decision: Decision, label: str, tree: Hparam, earlier: list[Run]) -> None:
+    """Raise the ConflictError that the decision means, if it means one."""
+    from lossy_mlflow.tracking.runs import hparams_of_run
+
+    run = decision.run
+    if run is None:
+        return
+    again = (
+        f"Train anew: --overwrite    or another copy beside it: --e-name NAME    (its run is {run.run_id})"
+    )
+    if decision.start is Start.ALIVE_ELSEWHERE:
+        host = run.owner.partition(":")[0]
+        seconds = max(0, round(connection.now() - run.heartbeat))
+        raise ConflictError(
+            f"{label} is being trained on {host} (its last heartbeat is {seconds} s old).",
+            f"Wait for it, or train another copy: --e-name NAME    (its run is {run.run_id})",
+        )
+    if decision.start is Start.OTHER_SET:
+        raise ConflictError(f"The label {label} belongs to a run of the set {run.hparam_set!r}.", again)
+    if decision.start is Start.OTHER_TREE:
+        changes = diff(hparams_of_run(connection.client, earlier[0]), tree)
+        lines = "".join(f"\n  {change}" for change in changes)
+        raise ConflictError(f"{label} has a run with other hparams (there -> here):{lines}", again)
+
+
+def _result(connection: Connection, run_id: str, label: str, started: str, uri: str) -> TrainResult:
+    from lossy_mlflow.checkpoints.publish import best_and_last, versions_of_run
+
+    client = connection.client
+    run = client.get_run(run_id)
+    losses = {point.step: point.value for point in client.get_metric_history(run_id, "val_loss")}
+    best, last = best_and_last(list(losses.items()))
+    assert best is not None  # a NaN loss ends a training as FAILED: a finished one has real losses
+    versions = {
+        epoch: int(version.version) for epoch, version in versions_of_run(client, run_id, label).items()
+    }
+    return TrainResult(
+        label=label,
+        started=started,
+        run_id=run_id,
+        experiment=client.get_experiment(run.info.experiment_id).name,
+        tracking_uri=uri,
+        epoch=last,
+        val_loss=losses[last],
+        best_epoch=best,
+        best_val_loss=losses[best],
+        best_version=versions.get(best),
+        last_version=versions.get(last),
+    )

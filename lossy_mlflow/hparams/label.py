@@ -1,0 +1,52 @@
+"""What a person calls an experiment: the name of its run and of its registered model."""
+
+from __future__ import annotations
+
+from lossy_mlflow.errors import ConflictError, UsageError
+from lossy_mlflow.hparams.registry import set_names
+
+_LONGEST = 250  # MLflow's limit for the name of a run or model, with room to spare
+
+
+def run_label(hparam_set: str, e_name: str = "") -> str:
+    """`hparam_set`, or `hparam_set_e_name`.
+
+    Raises UsageError for an e_name that the registry or a search can't take, ConflictError where another set
+    could give the same label. Without an e_name the set of exactly that name is meant.
+    """
+    if not e_name:
+        return hparam_set
+    _refuse_bad_e_name(e_name)
+    label = f"{hparam_set}_{e_name}"
+    if len(label) > _LONGEST:
+        raise UsageError(
+            f"The label {label[:40]}... has {len(label)} characters; {_LONGEST} are the most.",
+            "Shorten --e-name.",
+        )
+    for other in set_names():
+        if other != hparam_set and f"{label}_".startswith(f"{other}_"):
+            raise ConflictError(
+                f"The label {label!r} could also mean a run of the hparam set {other!r}.",
+                f"Rename one of the two sets: {hparam_set} begins with {other}_"
+                if hparam_set.startswith(f"{other}_")
+                else "Choose another --e-name.",
+            )
+    return label
+
+
+def _refuse_bad_e_name(e_name: str) -> None:
+    forbidden = sorted(
+        {character for character in e_name if character in "/:@" or not character.isprintable()}
+    )
+    if forbidden:
+        raise UsageError(
+            f"The e_name {e_name!r} holds {', '.join(map(repr, forbidden))}.",
+            "It becomes part of a model's name: no / : @, no control characters.",
+        )
+    if e_name != e_name.strip():
+        raise UsageError(f"The e_name {e_name!r} begins or ends with a blank.", "Write it without.")
+    if "'" in e_name and '"' in e_name:
+        raise UsageError(
+            f"The e_name {e_name!r} holds both kinds of quotes.",
+            "Use one kind: MLflow can't search for both.",
+        )

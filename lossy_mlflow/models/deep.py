@@ -1,0 +1,32 @@
+"""The deep VAE of Huang, Makhzani, Cao and Grosse 2020: fully connected, tanh, a sigmoid on the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from lossy_mlflow.hparams import Hparam
+from lossy_mlflow.models.fields import image_shape, whole_number, whole_numbers
+from lossy_mlflow.models.registry import register_model
+from lossy_mlflow.models.vae import Vae, gaussian_decoder
+
+
+@register_model("deep_vae")
+def deep_vae(tree: Hparam) -> Vae:
+    """Hidden layers as `model_train.hidden_sizes` says, in the encoder from the image on, in the decoder
+    the other way round.
+    """
+    n_pixels, z_size = image_shape(tree).size, whole_number(tree, "model_train.z_size")
+    hidden = whole_numbers(tree, "model_train.hidden_sizes")
+    decoder = nn.Sequential(*_layers([z_size, *reversed(hidden), n_pixels]), nn.Sigmoid())
+    return Vae(nn.Sequential(*_layers([n_pixels, *hidden, 2 * z_size])), gaussian_decoder(decoder, tree))
+
+
+def _layers(sizes: Sequence[int]) -> list[nn.Module]:
+    """Linear layers from size to size, with tanh between them."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.Tanh()]
+    return layers[:-1]

@@ -1,0 +1,170 @@
+"""The way to the tracking server: which one, whether it answers, what its clock says; and its faults in plain words."""
+
+from __future__ import annotations
+
+import email.utils
+import errno
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_ANSWER_WITHIN_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A tracking server that has answered. `clock_offset_s`: the server's clock minus ours."""
+
+    client: MlflowClient
+    uri: str
+    clock_offset_s: float
+
+    def now(self) -> float:
+        """The time by the server's clock, in seconds since 1970."""
+        return time.time() + self.clock_offset_s
+
+
+def connect() -> Connection:
+    """The server that MLflow's own settings name (MLFLOW_TRACKING_URI, else ./mlflow.db).
+
+    Raises UnreachableError where it doesn't answer, within seconds: MLflow alone would try for minutes.
+    """
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    offset = 0.0
+    if uri.startswith(("http://", "https://")):
+        offset = _probe(uri)
+    elif uri.startswith("sqlite:///"):
+        _check_sqlite_file(Path(uri.removeprefix("sqlite:///")))
+    return Connection(mlflow.MlflowClient(), uri, offset)
+
+
+def without_password(text: str) -> str:
+    """The same text with the user:password part of every URL in it left out."""
+    return re.sub(r"(\w://)[^\s/@]+@", r"\1", text)
+
+
+def _probe(uri: str) -> float:
+    """The server's clock minus ours, in seconds; raises UnreachableError."""
+    import requests
+
+    shown = without_password(uri)
+    hint = "Start it, or name another: export MLFLOW_TRACKING_URI=... (unset, runs go to ./mlflow.db)"
+    try:
+        reply = requests.get(f"{uri.rstrip('/')}/health", timeout=_ANSWER_WITHIN_S)
+    except requests.RequestException as error:
+        reason = type(error).__name__
+        raise UnreachableError(f"The tracking server {shown} doesn't answer ({reason}).", hint) from None
+    if not reply.ok:
+        raise UnreachableError(f"The tracking server {shown} answers {reply.status_code} to /health.", hint)
+    try:
+        server_time = email.utils.parsedate_to_datetime(reply.headers["Date"]).timestamp()
+    except (KeyError, ValueError):
+        return 0.0
+    # The header has whole seconds: on average it is half a second old.
+    return server_time + 0.5 - time.time()
+
+
+def _check_sqlite_file(path: Path) -> None:
+    """Find out at once what SQLAlchemy would retry for minutes: a folder or a file that can't be written."""
+    hint = "Work in a folder you can write to, or set MLFLOW_TRACKING_URI=sqlite:////ABSOLUTE/PATH/mlflow.db"
+    existed = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with sqlite3.connect(path, timeout=20) as connection:
+            if not connection.execute("select count(*) from sqlite_master").fetchone()[0]:
+                # An empty database is made by the first write; try one, so that a full disk shows here.
+                connection.executescript("create table probe (x); drop table probe;")
+        connection.close()
+        if existed:
+            path.open("r+b").close()
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise UnreachableError(
+                f"The database {path} is locked by another program.", "Try again."
+            ) from None
+        if "not a database" in str(error):
+            raise ConflictError(
+                f"{path.resolve()} is not an SQLite database.", f"Move it away. {hint}"
+            ) from None
+        raise LossyError(
+            f"The database {path.resolve()} can't be opened or written: {error}.", hint
+        ) from None
+    except OSError as error:
+        raise LossyError(f"The database {path.resolve()} can't be written: {error.strerror}.", hint) from None
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What MLflow and the disk raise in here, as a LossyError that says what to do; bugs pass through."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except LossyError:
+        raise
+    except MlflowException as error:
+        raise _explain(error) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LossyError(*_DISK_FULL) from error
+        if error.errno in (errno.EROFS, errno.EACCES):
+            where = f"{error.filename or 'the artifact folder'}"
+            raise LossyError(
+                f"Can't write {where}: {error.strerror}.", "Work in a folder you can write to."
+            ) from error
+        raise
+
+
+_DISK_FULL = (
+    "The disk is full: nothing more can be stored.",
+    "Free some space and start the same command again: it goes on where it stopped.",
+)
+
+
+def _explain(error: Exception) -> LossyError:
+    import mlflow
+
+    text = without_password(str(error))
+    uri = without_password(mlflow.get_tracking_uri())
+    first_line = text.splitlines()[0] if text else type(error).__name__
+    code = getattr(error, "error_code", "")
+    if "out-of-date database schema" in text:
+        return ConflictError(
+            f"The database {uri} was written by another version of MLflow than {mlflow.__version__}.",
+            f"Back it up, then: mlflow db upgrade {uri}",
+        )
+    if "Can't locate revision" in text:
+        return ConflictError(
+            f"The database {uri} was written by a newer MLflow than {mlflow.__version__}.",
+            "Upgrade MLflow here, or name another database by MLFLOW_TRACKING_URI.",
+        )
+    if "disk is full" in text or "No space left" in text:
+        return LossyError(*_DISK_FULL)
+    if "readonly database" in text or "unable to open database" in text:
+        return LossyError(f"The database {uri} can't be written.", "Work in a folder you can write to.")
+    if "API request to" in text or "Max retries exceeded" in text:
+        return UnreachableError(
+            f"The tracking server {uri} stopped answering: {first_line}", "Try again when it is back."
+        )
+    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+        return LossyError(
+            f"{uri} refuses: {first_line}",
+            "Check MLFLOW_TRACKING_USERNAME and _PASSWORD, or ask for the right.",
+        )
+    if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+        return NotFoundError(f"{uri}: {first_line}")
+    if code == "INVALID_PARAMETER_VALUE":
+        return UsageError(f"{uri} refuses: {first_line}")
+    return LossyError(f"{uri}: {first_line}")

@@ -1,0 +1,64 @@
+"""What starting a label means, given the runs it has already. Pure: the same facts, the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+HEARTBEAT_EVERY_S = 30
+HEARTBEAT_LIMIT_S = 150
+
+
+class Start(Enum):
+    """What to do about a label that is started."""
+
+    NEW = "new"
+    RESUME = "resume"
+    FINISHED = "finished"
+    OTHER_TREE = "other tree"
+    OTHER_SET = "other set"
+    ALIVE_ELSEWHERE = "alive elsewhere"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """What of an earlier run of the label matters. `heartbeat`: seconds since 1970, by the server's clock."""
+
+    run_id: str
+    status: str
+    hparam_set: str
+    hparams_sha256: str
+    owner: str
+    heartbeat: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    start: Start
+    run: KnownRun | None = None
+
+
+def decide(
+    earlier: Sequence[KnownRun], *, hparam_set: str, sha256: str, overwrite: bool, owner: str, now: float
+) -> Decision:
+    """What starting the label means. `earlier`: its runs, newest first; only the newest counts.
+
+    `owner` is the lock domain of this process (see `ownership`): the caller holds the label's lock there, so that a run of the
+    same domain can't be alive whatever its state says; of another domain only the heartbeat tells.
+    """
+    if not earlier:
+        return Decision(Start.NEW)
+    newest = earlier[0]
+    beats = now - newest.heartbeat < HEARTBEAT_LIMIT_S
+    if newest.status in ("RUNNING", "SCHEDULED") and newest.owner != owner and beats:
+        return Decision(Start.ALIVE_ELSEWHERE, newest)
+    if overwrite:
+        return Decision(Start.NEW)
+    if newest.hparam_set != hparam_set:
+        return Decision(Start.OTHER_SET, newest)
+    if newest.hparams_sha256 != sha256:
+        return Decision(Start.OTHER_TREE, newest)
+    if newest.status == "FINISHED":
+        return Decision(Start.FINISHED, newest)
+    return Decision(Start.RESUME, newest)

@@ -1,0 +1,84 @@
+"""Who trains a label: a lock where processes share a machine, a heartbeat where they don't."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.tracking.identity import HEARTBEAT_EVERY_S
+
+log = logging.getLogger(__name__)
+
+
+def _state_folder() -> Path:
+    return Path(platformdirs.user_state_path("lossy_mlflow", ensure_exists=True))
+
+
+def lock_domain() -> str:
+    """The name of the place within which the locks below are seen by all: 'HOST:ID'. ID is drawn once a state folder."""
+    file = _state_folder() / "domain"
+    if not file.exists():
+        # Two processes may get here at once: the first link wins, both read the same.
+        mine = file.with_name(f"domain.{uuid.uuid4().hex}")
+        mine.write_text(uuid.uuid4().hex[:12])
+        try:
+            file.hardlink_to(mine)
+        except FileExistsError:
+            pass
+        finally:
+            mine.unlink()
+    return f"{platform.node()}:{file.read_text()}"
+
+
+@contextmanager
+def label_lock(uri: str, label: str) -> Iterator[None]:
+    """Held while this process trains `label` on the server `uri`. The kernel frees it when the process dies, however.
+
+    Raises ConflictError where another process of this machine holds it.
+    """
+    folder = _state_folder() / "locks"
+    folder.mkdir(exist_ok=True)
+    place = uri if "://" in uri and not uri.startswith("sqlite:") else f"{uri} in {Path.cwd()}"
+    name = hashlib.sha256(f"{place}\n{label}".encode()).hexdigest()[:32]
+    lock = filelock.FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConflictError(
+            f"{label} is being trained by another process on this machine.",
+            "Wait for it, or train another copy: --e-name NAME",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
+    """Calls `beat` every HEARTBEAT_EVERY_S seconds, from a thread of its own, until the end of the block."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(HEARTBEAT_EVERY_S):
+            try:
+                beat()
+            except Exception:  # a beat that can't be delivered must not end a training
+                log.debug("a heartbeat was not delivered", exc_info=True)
+
+    thread = threading.Thread(target=run, name="lossy-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()

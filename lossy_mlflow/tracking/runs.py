@@ -1,0 +1,128 @@
+"""Runs by label: how one is found, made, described, and its Hparam tree written and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
+
+from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.hparams import Hparam, flatten, hparams_sha256, unflatten
+
+T = TypeVar("T")
+
+PARAM_LENGTH_LIMIT = 6000
+_PARAMS_A_BATCH = 100
+_HPARAMS_FILE = "hparams.json"
+
+
+def quoted(text: str) -> str:
+    """A string literal of MLflow's search language, which has no escapes: labels hold one kind of quotes at most."""
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def search_all_runs(client: MlflowClient, filter_string: str) -> list[Run]:
+    """The active runs of every MLflow experiment that match, newest first."""
+    experiments = all_pages(lambda token: client.search_experiments(page_token=token))
+    ids = [experiment.experiment_id for experiment in experiments]
+    return list(
+        all_pages(
+            lambda token: client.search_runs(
+                ids,
+                filter_string,
+                ViewType.ACTIVE_ONLY,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+        )
+    )
+
+
+def runs_of_label(client: MlflowClient, label: str, kind: str = "train") -> list[Run]:
+    """The active runs that train (or evaluate, or imported) this label, newest first; surplus ones left out."""
+    runs = search_all_runs(client, f"tags.label = {quoted(label)} and tags.kind = {quoted(kind)}")
+    return [run for run in runs if "same_as" not in run.data.tags]
+
+
+def experiment_for(client: MlflowClient, name: str) -> Experiment:
+    """The MLflow experiment of that name, made if it isn't there; many processes may ask at once."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.get_experiment(client.create_experiment(name))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise error
+    if found.lifecycle_stage == "deleted":
+        raise ConflictError(
+            f"The experiment {name!r} (id {found.experiment_id}) is deleted.",
+            f"Restore it: mlflow experiments restore --experiment-id {found.experiment_id}",
+        )
+    return found
+
+
+def log_hparams(client: MlflowClient, run_id: str, tree: Hparam) -> None:
+    """The tree as run params, and whole as the artifact hparams.json. Safe to repeat: the same values are accepted."""
+    flat = flatten(tree)
+    params = [Param(key, _within_limit(value)) for key, value in flat.items()]
+    for start in range(0, len(params), _PARAMS_A_BATCH):
+        client.log_batch(run_id, params=params[start : start + _PARAMS_A_BATCH])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, _HPARAMS_FILE)
+        file.write_text(json.dumps(flat, indent=1))
+        client.log_artifact(run_id, str(file))
+
+
+def hparams_of_run(client: MlflowClient, run: Run) -> Hparam:
+    """The tree that a run was started from: from its params where they give it exactly, else from its artifact."""
+    wanted = run.data.tags.get("hparams_sha256", "")
+    params = {key: value for key, value in run.data.params.items() if key not in _MLFLOW_RUN_PARAMS}
+    try:
+        tree = unflatten(params)
+    except ValueError:
+        tree = Hparam()
+    if hparams_sha256(tree) == wanted:
+        return tree
+    with tempfile.TemporaryDirectory() as folder:
+        file = client.download_artifacts(run.info.run_id, _HPARAMS_FILE, folder)
+        return unflatten(json.loads(Path(file).read_text()))
+
+
+# What `mlflow run` logs of itself: the parameters of the MLproject entry point.
+_MLFLOW_RUN_PARAMS = ("hparam_set", "e_name", "overwrite", "overrides", "user_code", "device", "data_dir")
+
+
+def _within_limit(value: str) -> str:
+    if len(value) <= PARAM_LENGTH_LIMIT:
+        return value
+    return "sha256:" + hashlib.sha256(value.encode()).hexdigest()
+
+
+def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def take_mlflow_run_id() -> str | None:
+    """The run that `mlflow run` has made for this process, taken out of the environment so that it is used once."""
+    return os.environ.pop("MLFLOW_RUN_ID", None) or None
+
+
+def all_pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
+    """What all pages hold that `ask` gives when it is called with each page's token in turn."""
+    token = None
+    while True:
+        page = ask(token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,165 @@
+"""A place to work in for every test: an empty folder, caches of its own, a database that is already migrated."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+ROOT = Path(__file__).parent.parent
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+
+
+def _clean_environment() -> dict[str, str]:
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "LOSSY_", "XDG_"))
+    }
+    # A test's processes share two cores with others: one thread each is quicker than two that wait for each other.
+    return kept | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes seconds to make a database: made once, copied for every test."""
+    folder = tmp_path_factory.mktemp("database")
+    code = "import mlflow; mlflow.MlflowClient().search_experiments()"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=_clean_environment(), check=True, capture_output=True
+    )
+    return folder / "mlflow.db"
+
+
+class Workplace:
+    """A folder to work in, as a person has one: commands run there, with caches and state of their own."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder = folder
+        self.environment = _clean_environment() | {
+            "HOME": str(home),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "XDG_STATE_HOME": str(home / "state"),
+        }
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "lossy_mlflow", *words]
+
+    def run(
+        self, *command: str, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=cwd or self.folder,
+            env=self.environment | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+
+    def lossy(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return self.run(*self.command(*words), env=env)
+
+    def json(self, *words: str, env: dict[str, str] | None = None) -> Any:
+        done = self.lossy(*words, "--json", env=env)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def start(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*words),
+            cwd=self.folder,
+            env=self.environment | (env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, migrated_database: Path) -> Workplace:
+    """A folder with an empty, migrated mlflow.db."""
+    folder, home = tmp_path / "work", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    return Workplace(folder, home)
+
+
+@pytest.fixture
+def client(workplace: Workplace) -> Any:
+    """A plain MLflow client of the workplace's database."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{workplace.folder}/mlflow.db")
+
+
+@pytest.fixture
+def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """The test's own process works in the workplace, as its commands would."""
+    for name in [key for key in os.environ if key.startswith(("MLFLOW_RUN", "LOSSY_"))]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, workplace.environment[name])
+    # By its absolute path: MLflow remembers its stores by URI, and every test has a database of its own.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace.folder}/mlflow.db")
+    monkeypatch.chdir(workplace.folder)
+    return workplace
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of a real `mlflow server` on a free port, with its own database and artifact folder."""
+    folder = tmp_path_factory.mktemp("server")
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = _clean_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    log = folder / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                requests.get(f"{uri}/health", timeout=2).raise_for_status()
+                break
+            except requests.RequestException:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.2)
+        else:
+            pytest.fail(f"mlflow server didn't answer: {log.read_text()}")
+        yield uri
+    finally:
+        _end_with_children(process)
+
+
+def _end_with_children(process: subprocess.Popen[bytes]) -> None:
+    """End a server and the workers it started, by their ids."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        member.terminate()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for member in alive:
+        member.kill()
+    process.wait()

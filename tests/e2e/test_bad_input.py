@@ -1,0 +1,189 @@
+"""What a person gets wrong, and what a machine does: one clear error with the way on, no traceback, nothing half made."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Workplace
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a file system")
+
+
+def _nothing_was_made(client: Any) -> bool:
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return not client.search_runs(ids) and not client.search_registered_models()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["vae10_digit"], 3, "vae10_digits"),
+        (["vae10_digits", "--set", "model_train.epoch=5"], 2, "model_train.epochs"),
+        (["vae10_digits", "--set", "model_train.epochs=many"], 2, "int"),
+        (["vae10_digits", "--set", "model_train.epochs=0"], 2, "at least 1"),
+        (["vae10_digits", "--set", "learning_rate=-1.0"], 2, "above 0"),
+        (["vae10_digits", "--set", "model_train.epochs"], 2, "KEY=VALUE"),
+        (["vae10_digits", "--set", "cuda=false"], 2, "--device"),
+        (["vae10_digits", "--set", "dataset.name=digit"], 3, "digits"),
+        (["vae10_digits", "--set", "dataset.input_vector_length=784"], 2, "64"),
+        (["vae10_digits", "--set", "model_name=deep_va"], 3, "deep_vae"),
+        (["vae10_digits", "--set", "load_checkpoint_name=nothing"], 3, "No registered model 'nothing'"),
+        (["vae10_digits", "--e-name", "a/b"], 2, "/"),
+        (["vae10_digits", "--e-name", "a@b"], 2, "@"),
+        (["vae10_digits", "--user-code", "nowhere.py"], 3, "nowhere.py"),
+        (["vae10_digits", "--device", "tpu"], 2, "'auto', 'cpu', 'cuda'"),
+        ([], 2, "HPARAM_SET"),
+    ],
+    ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_named_and_nothing_is_made(
+    workplace: Workplace, client: Any, words: list[str], code: int, says: str
+) -> None:
+    done = workplace.lossy("train", *words)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert _nothing_was_made(client)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["resolve", "nothing"], 3, "lossy train nothing"),
+        (["resolve", "a/b/c"], 2, "NAME@ALIAS"),
+        (["checkpoints", "nothing"], 3, "nothing"),
+        (["hparams", "show", "vae10_digit"], 3, "vae10_digits"),
+        (["data", "fetch", "minst"], 3, "mnist"),
+        (["tarin"], 2, "tarin"),
+    ],
+)
+def test_other_commands_name_the_mistake_too(
+    workplace: Workplace, words: list[str], code: int, says: str
+) -> None:
+    done = workplace.lossy(*words)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reference_that_is_nearly_right_says_what_there_is(workplace: Workplace) -> None:
+    workplace.json("train", "vae2_digits", "--set", "model_train.epochs=2")
+    for reference, says in [
+        ("vae2_digit@best", "did you mean vae2_digits?"),
+        ("vae2_digits@bset", "it has"),
+        ("vae2_digits/77", "no version 77"),
+    ]:
+        done = workplace.lossy("resolve", reference)
+        assert done.returncode == 3
+        assert says in done.stderr
+        assert "vae2_digits" in done.stderr
+    done = workplace.lossy("resolve", "vae2_digits", "--chkt-step", "77")
+    assert "no version of epoch 77" in done.stderr
+
+
+def test_a_param_of_7000_characters_is_kept_whole(workplace: Workplace, client: Any) -> None:
+    code = workplace.folder / "mine.py"
+    code.write_text(
+        "from lossy_mlflow import Hparam, register_hparams\n"
+        "from lossy_mlflow.hparams.catalogue.digits import vae2_digits\n\n"
+        "@register_hparams\ndef wordy() -> Hparam:\n"
+        "    tree = vae2_digits()\n    tree.remark = 'x' * 7000\n    tree.model_train.epochs = 1\n    return tree\n"
+    )
+    result = workplace.json("train", "wordy", "--user-code", str(code))
+    run = client.get_run(result["run_id"])
+    assert run.data.params["remark"].startswith("sha256:")
+    from lossy_mlflow.tracking.runs import hparams_of_run
+
+    assert hparams_of_run(client, run).remark == "x" * 7000
+    again = workplace.json("train", "wordy", "--user-code", str(code))
+    assert again["started"] == "finished"
+
+
+def test_a_database_of_another_mlflow_version(workplace: Workplace) -> None:
+    with sqlite3.connect(workplace.folder / "mlflow.db") as database:
+        database.execute("update alembic_version set version_num = '451aebb31d03'")
+    done = workplace.lossy("train", "vae2_digits")
+    assert done.returncode == 4, done.stderr
+    assert "mlflow db upgrade sqlite:///mlflow.db" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_no_database(workplace: Workplace) -> None:
+    (workplace.folder / "mlflow.db").write_text(
+        "this is a letter to a friend, and longer than a header of SQLite is\n" * 9
+    )
+    done = workplace.lossy("train", "vae2_digits")
+    assert done.returncode == 4, done.stderr
+    assert "is not an SQLite database" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_does_not_answer(workplace: Workplace) -> None:
+    done = workplace.lossy(
+        "train", "vae2_digits", env={"MLFLOW_TRACKING_URI": "http://user:hunter2@127.0.0.1:9"}
+    )
+    assert done.returncode == 5
+    assert "127.0.0.1:9 doesn't answer" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def small_disk(workplace: Workplace) -> Iterator[Path]:
+    disk = workplace.folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@root_only
+def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(
+    workplace: Workplace, small_disk: Path, client: Any
+) -> None:
+    # The database is elsewhere; the artifacts fill the disk.
+    words = (
+        "train",
+        "vae10_digits",
+        "--set",
+        "model_train.epochs=6",
+        "--set",
+        "checkpointing_freq=2",
+        "--set",
+        "start_checkpointing=2",
+    )
+    client.create_experiment("vaes/digits", artifact_location=str(small_disk / "artifacts"))
+    full = workplace.lossy(*words)
+    assert full.returncode == 1, full.stdout
+    assert "The disk is full" in full.stderr
+    assert "Traceback" not in full.stderr
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(ids)
+    assert run.info.status == "FAILED"
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    again = workplace.json(*words)
+    assert again["started"] == "resumed"
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+@root_only
+def test_a_read_only_folder(workplace: Workplace) -> None:
+    folder = workplace.folder / "readonly"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,ro", "tmpfs", str(folder)], check=True)
+    try:
+        done = workplace.run(*workplace.command("train", "vae2_digits"), cwd=folder)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert done.returncode == 1
+    assert "can't be" in done.stderr
+    assert str(folder) in done.stderr
+    assert "Traceback" not in done.stderr
