@@ -18,6 +18,9 @@ import psutil
 import pytest
 import requests
 
+from lossy_mlflow.hparams import registry as set_registry
+from lossy_mlflow.models import registry as model_registry
+
 ROOT = Path(__file__).parent.parent
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -41,6 +44,14 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-c", code], cwd=folder, env=_clean_environment(), check=True, capture_output=True
     )
     return folder / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sets and models that a test registers go with it."""
+    set_registry.set_names()
+    monkeypatch.setattr(set_registry, "_sets", dict(set_registry._sets))
+    monkeypatch.setattr(model_registry, "_registered", dict(model_registry._registered))
 
 
 class Workplace:

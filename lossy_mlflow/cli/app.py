@@ -22,7 +22,7 @@ _INTERRUPTED = 130
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is being done.")
 @click.version_option(package_name="lossy-mlflow")
 def app(verbose: bool) -> None:
-    r"""Train decoder-based generative models by name, and keep their books in MLflow.
+    """Train decoder-based generative models by name, and keep their books in MLflow.
 
     \b
     lossy train vae10_digits          train, or go on where it stopped

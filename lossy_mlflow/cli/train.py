@@ -121,8 +121,11 @@ def _print(result: TrainResult, hparam_set: str) -> None:
         f"  run       {result.run_id} in {result.experiment!r} at {result.tracking_uri}\n"
         f"  val_loss  {result.val_loss:.4f} nats per image after epoch {result.epoch}; "
         f"best {result.best_val_loss:.4f} after epoch {result.best_epoch}\n"
-        f"  versions  {', '.join(versions) or 'none: they were deleted'} of the registered model {result.label}\n"
+        f"  versions  {', '.join(versions) or 'none: they were deleted'} of the registered model {result.label}"
     )
+    if result.started_from:
+        click.echo(f"  started   from {result.started_from}")
+    click.echo()
     tools = _folder_of_tools()
     load = f'import lossy_mlflow; print(lossy_mlflow.load_decoder("{result.label}@best"))'
     click.echo(f"See it in the UI    {_ui_command(result, tools)}")

@@ -1,5 +1,6 @@
 """The verbs, one file each. A verb takes plain values and returns a frozen dataclass; it loads torch when it needs it."""
 
-from lossy_mlflow.experiments.train import EpochDone, TrainResult, train
+from lossy_mlflow.experiments.request import EpochDone
+from lossy_mlflow.experiments.train import TrainResult, train
 
 __all__ = ["EpochDone", "TrainResult", "train"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.experiments.request import EpochDone, Request
 from lossy_mlflow.hparams import Hparam, diff, get_hparams, hparams_sha256, run_label
 from lossy_mlflow.tracking.identity import Decision, KnownRun, Start, decide
 from lossy_mlflow.user_code import load_user_code
@@ -22,21 +23,10 @@ log = logging.getLogger("lossy_mlflow")
 
 
 @dataclass(frozen=True, slots=True)
-class EpochDone:
-    """What a progress callback hears after each epoch. Losses in nats per image."""
-
-    label: str
-    epoch: int
-    epochs: int
-    train_loss: float
-    val_loss: float
-
-
-@dataclass(frozen=True, slots=True)
 class TrainResult:
     """A finished training. `started`: new, resumed or finished (it was there already). Losses in nats per image.
 
-    A version is None where somebody has deleted it since.
+    A version is None where somebody has deleted it since. `started_from`: what was taken from another label's model, or ''.
     """
 
     label: str
@@ -50,6 +40,7 @@ class TrainResult:
     best_val_loss: float
     best_version: int | None
     last_version: int | None
+    started_from: str
 
 
 def train(
@@ -97,7 +88,7 @@ def train(
                 run_id = decision.run.run_id
             else:
                 # Only here is torch needed: a finished label is reported without it.
-                from lossy_mlflow.experiments.training_run import Request, run_training
+                from lossy_mlflow.experiments.training_run import run_training
 
                 resumed = decision.run.run_id if decision.start is Start.RESUME and decision.run else None
                 request = Request(label, hparam_set, e_name, tree, device, data_dir, file, progress)
@@ -196,4 +187,5 @@ def _result(connection: Connection, run_id: str, label: str, started: str, uri: 
         best_val_loss=losses[best],
         best_version=versions.get(best),
         last_version=versions.get(last),
+        started_from=run.data.tags.get("started_from", ""),
     )

@@ -49,7 +49,7 @@ def warm_start(connection: Connection, tree: Hparam, model: torch.nn.Module) -> 
     encoder = _take_encoder(connection, checkpoint, model)
     source = f"{checkpoint.name}/{checkpoint.version}"
     epoch = f" (epoch {checkpoint.epoch})" if checkpoint.epoch is not None else ""
-    return WarmStart(source, f"starts from {source}{epoch}: the decoder whole, {encoder}")
+    return WarmStart(source, f"{source}{epoch}: the decoder whole, {encoder}")
 
 
 def _take_encoder(connection: Connection, checkpoint: Checkpoint, model: torch.nn.Module) -> str:

@@ -11,7 +11,6 @@ from torch import nn
 from lossy_mlflow.errors import UsageError
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.models.fields import ImageShape, image_shape, whole_number
-from lossy_mlflow.models.registry import register_model
 from lossy_mlflow.models.vae import Vae, gaussian_decoder
 
 # Pixels of an image's side: the side of the smallest feature map, and how often it is doubled.
@@ -19,7 +18,6 @@ _STAGES = {8: (2, 2), 28: (7, 2), 32: (4, 3)}
 _CHANNELS = (1, 3)
 
 
-@register_model("dcgan_vae")
 def dcgan_vae(tree: Hparam) -> Vae:
     """`model_train.n_filters` are the channels next to the image; each halving of the side doubles them.
     Vectors in, vectors out.

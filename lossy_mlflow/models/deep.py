@@ -9,11 +9,9 @@ from torch import nn
 
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.models.fields import image_shape, whole_number, whole_numbers
-from lossy_mlflow.models.registry import register_model
 from lossy_mlflow.models.vae import Vae, gaussian_decoder
 
 
-@register_model("deep_vae")
 def deep_vae(tree: Hparam) -> Vae:
     """Hidden layers as `model_train.hidden_sizes` says, in the encoder from the image on, in the decoder
     the other way round.

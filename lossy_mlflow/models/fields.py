@@ -49,6 +49,14 @@ def positive_number(tree: Hparam, key: str) -> float:
     return float(value)
 
 
+def flag(tree: Hparam, key: str) -> bool:
+    """The field `key` (dotted), true or false."""
+    value = _field(tree, key)
+    if not isinstance(value, bool):
+        raise _unfit(key, value, "true or false")
+    return value
+
+
 def image_shape(tree: Hparam) -> ImageShape:
     """`dataset.input_dims` as (channels, height, width), checked against `dataset.input_vector_length`."""
     dims = whole_numbers(tree, "dataset.input_dims")

@@ -8,11 +8,9 @@ from torch import nn
 
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.models.fields import image_shape, whole_number
-from lossy_mlflow.models.registry import register_model
 from lossy_mlflow.models.vae import Vae, gaussian_decoder
 
 
-@register_model("linear_vae")
 def linear_vae(tree: Hparam) -> Vae:
     """x_mean = W z + b, without a sigmoid; z_mean and z_logvar are linear in x."""
     n_pixels, z_size = image_shape(tree).size, whole_number(tree, "model_train.z_size")

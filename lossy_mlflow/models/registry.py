@@ -1,6 +1,4 @@
-"""Models by name. A name stands for a builder: a function (or class) that makes the model an hparam tree
-describes.
-"""
+"""Models by name. A name stands for a builder: a function that makes the model an hparam tree describes."""
 
 from __future__ import annotations
 
@@ -17,42 +15,43 @@ if TYPE_CHECKING:
 
     BuilderT = TypeVar("BuilderT", bound=Callable[[Hparam], nn.Module])
 
-# Their modules import torch, so each is loaded when it is first built.
+# Each is the function of that name in a module that imports torch, and so is loaded when it is built.
 _BUILT_IN = {
     "linear_vae": "lossy_mlflow.models.linear",
     "deep_vae": "lossy_mlflow.models.deep",
     "dcgan_vae": "lossy_mlflow.models.dcgan",
 }
-_builders: dict[str, Callable[[Hparam], nn.Module]] = {}
+_registered: dict[str, Callable[[Hparam], nn.Module]] = {}
 
 
 def register_model(name: str) -> Callable[[BuilderT], BuilderT]:
-    """Decorator: hparam trees whose `model_name` is `name` are built by the function (or class) below.
+    """Decorator: trees whose `model_name` is `name` are built by the function (or class) below.
 
     It takes the tree and returns a torch.nn.Module: a `Trainable` with a `decoder`, or a `Decoder` itself.
-    Its weights are drawn from torch's global generator, which whoever builds it has seeded. Registering the
-    same function again, as a notebook cell does, replaces it. Raises ConflictError where the name is
-    another's.
+    Its weights are drawn from torch's global generator, which whoever builds it has seeded.
+
+    Registering the same function again, as a notebook cell does, replaces it. Raises ConflictError where
+    the name is another's.
     """
     if not isinstance(name, str):
         raise UsageError("register_model needs the model's name.", 'Write @register_model("my_vae")')
 
     def register(builder: BuilderT) -> BuilderT:
-        home = _home(name)
-        if home is not None and home not in (builder.__module__, _identity(builder)):
+        holder = _identity(_registered[name]) if name in _registered else _BUILT_IN.get(name)
+        if holder not in (None, _identity(builder)):
             raise ConflictError(
-                f"The model name {name!r} is taken by {home}.",
+                f"The model name {name!r} is taken by {holder}.",
                 f'Give yours another name: @register_model("my_{name}")',
             )
-        _builders[name] = builder
+        _registered[name] = builder
         return builder
 
     return register
 
 
 def model_names() -> list[str]:
-    """The names of all registered models, sorted."""
-    return sorted(_BUILT_IN.keys() | _builders.keys())
+    """The names of all models that can be built, sorted."""
+    return sorted(_BUILT_IN.keys() | _registered.keys())
 
 
 def build_model(tree: Hparam) -> nn.Module:
@@ -61,24 +60,36 @@ def build_model(tree: Hparam) -> nn.Module:
     Raises NotFoundError for an unknown name, UsageError for fields that don't fit the model.
     """
     name = tree.model_name
-    if name in _BUILT_IN and name not in _builders:
-        importlib.import_module(_BUILT_IN[name])
-    if name not in _builders:
-        near = did_you_mean(str(name), model_names())
-        raise NotFoundError(
-            f"There is no model {name!r}."
-            + (f" Did you mean {near.removeprefix('did you mean ')}" if near else ""),
-            f"Set model_name to one of {', '.join(model_names())}; a model of your own: --user-code FILE",
-        )
-    model = _builders[name](tree)
-    decoder_of(model)
-    return model
-
-
-def _home(name: str) -> str | None:
-    """Who has the name: module.function; for a built-in one that isn't loaded yet, its module."""
-    return _identity(_builders[name]) if name in _builders else _BUILT_IN.get(name)
+    if name in _BUILT_IN:
+        model = getattr(importlib.import_module(_BUILT_IN[name]), name)(tree)
+    elif name in _registered:
+        model = _registered[name](tree)
+    else:
+        raise _unknown(name)
+    return _checked(name, model)
 
 
 def _identity(builder: Callable[[Hparam], nn.Module]) -> str:
     return f"{builder.__module__}.{builder.__qualname__}"
+
+
+def _unknown(name: object) -> NotFoundError:
+    if name is None:
+        what = "The hparam model_name is undefined."
+    else:
+        near = did_you_mean(str(name), model_names())
+        what = f"There is no model {name!r}" + (f"; {near}" if near else ".")
+    choice = ", ".join(model_names())
+    return NotFoundError(what, f"Set model_name to one of {choice}; a model of your own: --user-code FILE")
+
+
+def _checked(name: str, model: object) -> nn.Module:
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"The builder of {name!r} made {type(model).__name__}, not a torch.nn.Module.",
+            "Let the function below @register_model return the model.",
+        )
+    decoder_of(model)
+    return model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lossy_mlflow.hparams import Hparam
-from lossy_mlflow.models.fields import positive_number
+from lossy_mlflow.models.fields import flag, positive_number
 from lossy_mlflow.models.gaussian import kl_from_standard, log_density, sample
 
 
@@ -61,9 +61,6 @@ class Vae(nn.Module):
 
 
 def gaussian_decoder(net: nn.Module, tree: Hparam) -> GaussianDecoder:
-    """`net` with the variance that `model_train.x_var` (its initial value) and `model_train.x_var_learned`
-    say.
-    """
-    return GaussianDecoder(
-        net, positive_number(tree, "model_train.x_var"), learned=bool(tree.model_train.x_var_learned)
-    )
+    """`net` with a variance that starts at `model_train.x_var`, learned if `model_train.x_var_learned`."""
+    x_var = positive_number(tree, "model_train.x_var")
+    return GaussianDecoder(net, x_var, learned=flag(tree, "model_train.x_var_learned"))

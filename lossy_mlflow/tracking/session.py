@@ -40,7 +40,7 @@ def running(connection: Connection, run_id: str, owner: str) -> Iterator[None]:
 
     with Watcher(run_id, connection.uri), heartbeat(beat):
         set_tags(client, run_id, {"owner": owner, "heartbeat": f"{connection.now():.0f}", "state_reason": ""})
-        mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None, log_system_metrics=True)
+        _activate(connection, run_id)
         try:
             yield
         except BaseException as error:
@@ -49,6 +49,19 @@ def running(connection: Connection, run_id: str, owner: str) -> Iterator[None]:
             _end("KILLED" if stopped else "FAILED", run_id, reason, connection)
             raise
         _end("FINISHED", run_id, "", connection)
+
+
+def _activate(connection: Connection, run_id: str) -> None:
+    """Make the run MLflow's active one, below any that the caller has open, whatever experiment the caller has set."""
+    set_by_caller = getattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+    if set_by_caller is not None:
+        # MLflow refuses to start a run of another experiment than the one that was set.
+        mlflow.set_experiment(experiment_id=connection.client.get_run(run_id).info.experiment_id)
+    try:
+        mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None, log_system_metrics=True)
+    finally:
+        if set_by_caller is not None:
+            mlflow.set_experiment(experiment_id=set_by_caller)
 
 
 def _end(status: str, run_id: str, reason: str, connection: Connection) -> None:

@@ -1,0 +1,72 @@
+"""The run of a label that is new: its tags, its place, and who goes on where two machines started it at once."""
+
+from __future__ import annotations
+
+import torch
+from mlflow.tracking.context.registry import resolve_tags
+
+from lossy_mlflow.data import Splits
+from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.experiments.records import describe
+from lossy_mlflow.experiments.request import Request
+from lossy_mlflow.experiments.warm_start import WarmStart
+from lossy_mlflow.hparams import hparams_sha256
+from lossy_mlflow.tracking.connection import Connection
+from lossy_mlflow.tracking.identity import HEARTBEAT_LIMIT_S
+from lossy_mlflow.tracking.ownership import lock_domain
+from lossy_mlflow.tracking.provenance import git_commit
+from lossy_mlflow.tracking.runs import experiment_for, runs_of_label, set_tags
+
+
+def run_tags(
+    request: Request, splits: Splits, device: torch.device, taken: WarmStart | None
+) -> dict[str, str]:
+    """What a run of this request is found and read by. `taken`: what it starts from, if it is new and starts from anything."""
+    tags = {
+        "kind": "train",
+        "label": request.label,
+        "hparam_set": request.hparam_set,
+        "e_name": request.e_name,
+        "hparams_sha256": hparams_sha256(request.tree),
+        "dataset_digest": splits.digest,
+        "git_commit": git_commit(),
+        "device": device.type if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)",
+        "parent_version": taken.parent if taken else "",
+        "started_from": taken.line if taken else "",
+        "mlflow.note.content": describe(request.hparam_set, request.label, request.tree),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def make_run(connection: Connection, request: Request, tags: dict[str, str], made_for_us: str | None) -> str:
+    """Its id; `made_for_us` is the run that `mlflow run` has made. Raises ConflictError where another machine was quicker."""
+    client = connection.client
+    tags = {**tags, "owner": lock_domain(), "heartbeat": f"{connection.now():.0f}"}
+    if made_for_us:
+        set_tags(client, made_for_us, tags)
+        run_id = made_for_us
+    else:
+        experiment = experiment_for(client, "/".join(request.tree.group_list or ["lossy"]))
+        run = client.create_run(experiment.experiment_id, tags=resolve_tags(tags), run_name=request.label)
+        run_id = run.info.run_id
+    _give_way(connection, request.label, run_id)
+    return run_id
+
+
+def _give_way(connection: Connection, label: str, run_id: str) -> None:
+    """Two machines may have started the label in the same second: the earlier run goes on, the later one ends here."""
+    client = connection.client
+    mine = client.get_run(run_id).info
+    for other in runs_of_label(client, label):
+        tags = other.data.tags
+        lives = (
+            other.info.status == "RUNNING" and connection.now() - float(tags["heartbeat"]) < HEARTBEAT_LIMIT_S
+        )
+        earlier = (other.info.start_time, other.info.run_id) < (mine.start_time, run_id)
+        if lives and earlier and tags["owner"] != lock_domain():
+            client.set_tag(run_id, "same_as", other.info.run_id)
+            client.set_terminated(run_id, "KILLED")
+            raise ConflictError(
+                f"{label} was started at the same moment on {tags['owner'].partition(':')[0]}, which goes on.",
+                f"Wait for it, or train another copy: --e-name NAME    (its run is {other.info.run_id})",
+            )
