@@ -11,7 +11,7 @@ ui: .venv/ready
 	$(BIN)/mlflow ui --workers 1
 
 test: lint types layers
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

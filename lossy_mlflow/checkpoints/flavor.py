@@ -95,13 +95,17 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[nn.Module, Hparam]:
 
 
 def _load_data(data: Path, device: str) -> tuple[nn.Module, Hparam]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from lossy_mlflow.models import build_model, decoder_of
 
     tree = unflatten(json.loads((data / _HPARAMS).read_text()))
     # Whatever device the weights were trained on, they were stored from the CPU and are read to `device`.
-    weights = load_file(data / _WEIGHTS, device=device)
+    try:
+        weights = load_file(data / _WEIGHTS, device=device)
+    except SafetensorError as error:
+        raise LossyError(f"The weights in {data / _WEIGHTS} can't be read: {error}") from error
     decoder = decoder_of(build_model(tree)).to(device)
     _load_strictly(decoder, weights, str(tree.model_name))
     return decoder.eval(), tree

@@ -33,5 +33,5 @@ def fetch_data(name: str, data_dir: str | None) -> None:
     from lossy_mlflow.data import data_folder, fetch
 
     folder = data_folder(data_dir)
-    fetch(name, folder)
+    fetch(name, folder, progress=lambda line: click.echo(line, err=True))
     click.echo(f"{name} is in {folder}, verified.")

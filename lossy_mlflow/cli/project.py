@@ -1,4 +1,4 @@
-"""What MLproject's entry points call: parameters as NAME=VALUE words in, the same as `lossy train` on.
+"""What MLproject's entry point calls: parameters as NAME=VALUE words in, the same as `lossy train` on.
 
 `mlflow run` gives every parameter as text, also those that a person left out; words that never begin with a dash pass any value.
 """
@@ -10,20 +10,26 @@ import sys
 from collections.abc import Sequence
 
 from lossy_mlflow.cli.app import main
-from lossy_mlflow.errors import UsageError
+from lossy_mlflow.errors import UsageError, did_you_mean
 
 _OPTIONS = {"e_name": "--e-name", "user_code": "--user-code", "device": "--device", "data_dir": "--data-dir"}
 _FLAGS = {"true": True, "false": False}
 
 
 def train_arguments(words: Sequence[str]) -> list[str]:
-    """The arguments of `lossy` for the parameters `words`. `overrides` is split as a shell splits words."""
-    given = dict(word.split("=", 1) for word in words)
+    """The arguments of `lossy` for the parameters `words`. `overrides` is split as a shell splits words.
+
+    Raises UsageError for a parameter that MLproject doesn't declare, a flag that is neither true nor false, an open quote.
+    """
+    given = _parameters(words)
     arguments = ["train"]
     arguments += [f"{option}={given[name]}" for name, option in _OPTIONS.items() if given[name]]
-    if given["overwrite"] not in _FLAGS:
-        raise UsageError(f"The parameter overwrite is true or false, not {given['overwrite']!r}.")
-    if _FLAGS[given["overwrite"]]:
+    overwrite = _FLAGS.get(given["overwrite"].lower())
+    if overwrite is None:
+        raise UsageError(
+            f"The parameter overwrite is true or false, not {given['overwrite']!r}.", "-P overwrite=true"
+        )
+    if overwrite:
         arguments.append("--overwrite")
     try:
         overrides = shlex.split(given["overrides"])
@@ -36,9 +42,25 @@ def train_arguments(words: Sequence[str]) -> list[str]:
     return [*arguments, "--", given["hparam_set"]]
 
 
+def _parameters(words: Sequence[str]) -> dict[str, str]:
+    """The parameters that MLproject declares: all of them come first; any other follows them as `--NAME VALUE`."""
+    given: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name.startswith("--"):
+            unknown = name.removeprefix("--")
+            meant = did_you_mean(unknown, given)
+            raise UsageError(
+                f"The project has no parameter {unknown!r}{f'; {meant}' if meant else '.'}",
+                f"Its parameters: {', '.join(given)}. A field of the set goes into overrides.",
+            )
+        given[name] = value
+    return given
+
+
 if __name__ == "__main__":
     try:
         words = train_arguments(sys.argv[1:])
     except UsageError as error:
-        sys.exit(f"lossy: {error}")
+        sys.exit(f"lossy: {error.what}\n  {error.hint}")
     main(words)

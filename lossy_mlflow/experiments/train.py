@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from lossy_mlflow.tracking.connection import Connection
-
-log = logging.getLogger("lossy_mlflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,7 @@ def train(
     """
     from lossy_mlflow.tracking.connection import connect, explained, without_password
     from lossy_mlflow.tracking.ownership import label_lock, lock_domain
-    from lossy_mlflow.tracking.runs import take_mlflow_run_id
+    from lossy_mlflow.tracking.runs import runs_of_label, take_mlflow_run_id
 
     file = load_user_code(user_code)
     tree = get_hparams(hparam_set, overrides)
@@ -73,8 +69,10 @@ def train(
     with explained():
         connection = connect()
         made_for_us = take_mlflow_run_id()
-        with label_lock(connection.uri, label), _surplus(connection, made_for_us, label) as surplus:
-            earlier = _earlier_runs(connection, label)
+        if made_for_us:
+            connection.client.update_run(made_for_us, name=label)
+        with label_lock(connection.uri, label):
+            earlier = runs_of_label(connection.client, label)
             decision = decide(
                 [_known(run) for run in earlier],
                 hparam_set=hparam_set,
@@ -84,47 +82,29 @@ def train(
                 now=connection.now(),
             )
             _refuse(connection, decision, label, tree, earlier)
-            if decision.start is Start.FINISHED and decision.run:
-                run_id = decision.run.run_id
-            else:
-                # Only here is torch needed: a finished label is reported without it.
-                from lossy_mlflow.experiments.training_run import run_training
-
-                resumed = decision.run.run_id if decision.start is Start.RESUME and decision.run else None
-                request = Request(label, hparam_set, e_name, tree, device, data_dir, file, progress)
-                run_id = run_training(connection, request, resumed=resumed, made_for_us=made_for_us)
-            if surplus is not None:
-                surplus.same_as(run_id)
+            request = Request(label, hparam_set, e_name, tree, device, data_dir, file, progress)
+            run_id = _carry_out(connection, decision, request, made_for_us)
+            if made_for_us not in (None, run_id):
+                _end_surplus_run(connection, made_for_us, run_id)
             started = "resumed" if decision.start is Start.RESUME else decision.start.value
             return _result(connection, run_id, label, started, without_password(connection.uri))
 
 
-class _SurplusRun:
-    """The run that `mlflow run` made for this process: the label's run, or one too many that points at it."""
+def _carry_out(connection: Connection, decision: Decision, request: Request, made_for_us: str | None) -> str:
+    """The id of the label's run, which is finished when this returns."""
+    if decision.start is Start.FINISHED and decision.run:
+        return decision.run.run_id
+    # Only here is torch needed: a finished label is reported without it.
+    from lossy_mlflow.experiments.training_run import run_training
 
-    def __init__(self, connection: Connection, run_id: str) -> None:
-        self._client = connection.client
-        self._run_id = run_id
-
-    def same_as(self, run_id: str) -> None:
-        if run_id != self._run_id:
-            self._client.set_tag(self._run_id, "same_as", run_id)
-            self._client.set_terminated(self._run_id, "FINISHED")
+    resumed = decision.run.run_id if decision.start is Start.RESUME and decision.run else None
+    return run_training(connection, request, resumed=resumed, made_for_us=made_for_us)
 
 
-@contextmanager
-def _surplus(connection: Connection, run_id: str | None, label: str) -> Iterator[_SurplusRun | None]:
-    if run_id is None:
-        yield None
-        return
-    connection.client.update_run(run_id, name=label)
-    yield _SurplusRun(connection, run_id)
-
-
-def _earlier_runs(connection: Connection, label: str) -> list[Run]:
-    from lossy_mlflow.tracking.runs import runs_of_label
-
-    return runs_of_label(connection.client, label)
+def _end_surplus_run(connection: Connection, surplus: str, run_id: str) -> None:
+    """The run that `mlflow run` made for a label that has one already points at it."""
+    connection.client.set_tag(surplus, "same_as", run_id)
+    connection.client.set_terminated(surplus, "FINISHED")
 
 
 def _known(run: Run) -> KnownRun:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from lossy_mlflow.checkpoints.publish import ensure_registered_model
 from lossy_mlflow.data import data_folder, load_splits
 from lossy_mlflow.experiments.loop import Training
@@ -17,6 +19,8 @@ from lossy_mlflow.tracking.provenance import log_file
 from lossy_mlflow.tracking.session import running
 from lossy_mlflow.tracking.signals import stop_request
 from lossy_mlflow.training import seeded
+
+log = logging.getLogger("lossy_mlflow")
 
 
 def run_training(
@@ -35,6 +39,7 @@ def run_training(
             data_folder(request.data_dir),
             settings.seed,
             train=tree.dataset.train is not False,
+            progress=log.warning,  # a download is worth a line, asked for or not
         )
         check_sizes(tree, splits)
         with seeded(settings.seed):

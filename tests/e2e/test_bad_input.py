@@ -112,7 +112,7 @@ def test_a_database_of_another_mlflow_version(workplace: Workplace) -> None:
         database.execute("update alembic_version set version_num = '451aebb31d03'")
     done = workplace.lossy("train", "vae2_digits")
     assert done.returncode == 4, done.stderr
-    assert "mlflow db upgrade sqlite:///mlflow.db" in done.stderr
+    assert f"mlflow db upgrade sqlite:///{workplace.folder}/mlflow.db" in done.stderr
     assert "Traceback" not in done.stderr
 
 

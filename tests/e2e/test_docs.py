@@ -1,0 +1,46 @@
+"""What the README tells a person to type works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+
+from tests.conftest import ROOT, Workplace
+
+README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "guide.md").read_text()
+
+
+def _commands(text: str, tool: str) -> list[list[str]]:
+    lines = re.findall(rf"^    ({tool} .*)$", text, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_commands_and_the_python_of_the_readme(workplace: Workplace) -> None:
+    commands = _commands(README, "lossy")
+    assert len(commands) >= 6
+    for words in commands:
+        if words[1] == "train":
+            words += ["--set", "model_train.epochs=2"]
+        done = workplace.lossy(*words[1:])
+        assert done.returncode == 0, (words, done.stderr)
+        assert done.stdout
+    snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(snippets) == 2
+    checks = ["assert x_mean.shape == (16, 64)", "assert images.shape == (16, 64)"]
+    code = "\n".join(snippet + check for snippet, check in zip(snippets, checks, strict=True))
+    done = workplace.run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_of_the_guide_is_one_that_exists(workplace: Workplace) -> None:
+    for words in _commands(GUIDE, "lossy"):
+        done = workplace.lossy(*[word for word in words[1:3] if word.isalpha()], "--help")
+        assert done.returncode == 0, words
+
+
+def test_the_files_that_the_docs_name_are_there() -> None:
+    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.name} names {target}"
