@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -37,17 +38,19 @@ def local_copy(checkpoint: Checkpoint) -> Path:
     """The folder of the version's files in the cache, shared by all processes of the user; downloaded if it isn't there.
 
     The cache is keyed by the digest of all files, which the version's tag names: what was downloaded is compared with it
-    before it is moved into place, so that the cache only ever holds whole and right entries.
+    before it is moved into place, and what is found there is compared again before it is used.
     """
-    if not checkpoint.files_sha256:
+    if not re.fullmatch(r"[0-9a-f]{64}", checkpoint.files_sha256):
         raise LossyError(
-            f"{checkpoint.uri} was not published by lossy_mlflow: it has no files_sha256 tag.",
+            f"{checkpoint.uri} was not published by lossy_mlflow: its tag files_sha256 is no digest.",
             f"Load it with MLflow's own API: mlflow.pyfunc.load_model({checkpoint.uri!r})",
         )
     cache = _cache_folder()
     entry = cache / checkpoint.files_sha256
     if entry.exists():
-        return entry
+        if files_sha256(entry) == checkpoint.files_sha256:
+            return entry
+        shutil.rmtree(entry, ignore_errors=True)
     with explained():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".incoming-") as scratch:

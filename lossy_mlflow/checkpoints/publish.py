@@ -34,14 +34,14 @@ class Snapshot:
 def ensure_registered_model(client: MlflowClient, name: str, description: str) -> None:
     """The registered model `name`, made if it isn't there; many processes may ask at once.
 
-    Called before a training, so that a name or a right that the registry refuses shows then and not at its end.
+    A description that somebody has written since stays. Called before a training, so that a name or a right that the
+    registry refuses shows then and not at its end.
     """
     try:
         client.create_registered_model(name, description=description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        client.update_registered_model(name, description)
 
 
 def publish(
@@ -84,7 +84,8 @@ def _make_version(
     client: MlflowClient, run_id: str, name: str, tree: Hparam, snapshot: Snapshot, tags: Mapping[str, str]
 ) -> ModelVersion:
     run = client.get_run(run_id)
-    tags = {**tags, "epoch": str(snapshot.epoch), "val_loss": repr(snapshot.val_loss)}
+    # In this order the UI shows them: what a person looks for first.
+    tags = {"epoch": str(snapshot.epoch), "val_loss": repr(snapshot.val_loss), **tags}
     logged = client.create_logged_model(
         run.info.experiment_id,
         name=f"decoder-epoch-{snapshot.epoch}",
@@ -105,7 +106,7 @@ def _make_version(
         run_id=run_id,
         model_id=logged.model_id,
         tags=tags,
-        description=f"Epoch {snapshot.epoch}, val_loss {snapshot.val_loss:.4f} nats per image.",
+        description=f"Epoch {snapshot.epoch}, val_loss {snapshot.val_loss:.4f}.",
         # The version is ready when the call returns; waiting would only add a thread and a message.
         await_creation_for=0,
     )

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from mlflow import MlflowClient
+from mlflow.entities import Run
 
+from lossy_mlflow.checkpoints.publish import versions_of_run
+from lossy_mlflow.tracking.connection import Connection
+from lossy_mlflow.tracking.identity import HEARTBEAT_LIMIT_S
 from lossy_mlflow.tracking.runs import runs_of_label
 
 _OWN_ALIASES = {"best", "last"}
 
 
-def retire_earlier_runs(client: MlflowClient, label: str, run_id: str) -> None:
-    """Soft-delete the label's other runs of the same user (`mlflow runs restore` brings them back).
+def retire_earlier_runs(connection: Connection, label: str, run_id: str) -> None:
+    """Soft-delete the same user's runs of the label that started before `run_id` (`mlflow runs restore` brings them back).
 
-    A run whose versions carry a promoted alias, or a tag `pinned`, stays, tagged `superseded_by`; so does another user's.
+    A run whose versions carry a promoted alias, or a tag `pinned`, stays, tagged `superseded_by`; so does another user's. A run
+    that lives is left alone.
     """
-    others = [run for run in runs_of_label(client, label) if run.info.run_id != run_id]
-    if not others:
-        return
-    mine = client.get_run(run_id).data.tags.get("mlflow.user")
+    client = connection.client
+    mine = client.get_run(run_id)
     aliases = client.get_registered_model(label).aliases
-    promoted = {int(version) for alias, version in aliases.items() if alias not in _OWN_ALIASES}
-    for run in others:
-        versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
-        kept = any(
-            int(item.version) in promoted or "pinned" in item.tags for item in versions if item.name == label
-        )
-        if kept or run.data.tags.get("mlflow.user") != mine:
+    promoted = {version for alias, version in aliases.items() if alias not in _OWN_ALIASES}
+    for run in runs_of_label(client, label):
+        if run.info.start_time >= mine.info.start_time or _lives(connection, run):
+            continue
+        versions = versions_of_run(client, run.info.run_id, label).values()
+        kept = any(item.version in promoted or "pinned" in item.tags for item in versions)
+        if kept or run.data.tags.get("mlflow.user") != mine.data.tags.get("mlflow.user"):
             client.set_tag(run.info.run_id, "superseded_by", run_id)
         else:
             client.delete_run(run.info.run_id)
+
+
+def _lives(connection: Connection, run: Run) -> bool:
+    heartbeat = float(run.data.tags.get("heartbeat", 0))
+    return run.info.status == "RUNNING" and connection.now() - heartbeat < HEARTBEAT_LIMIT_S

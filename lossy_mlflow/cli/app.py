@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import NoReturn
 
 import click
 
@@ -33,8 +34,10 @@ def app(verbose: bool) -> None:
     4 conflict, 5 unreachable, 130 and 143 stopped by Ctrl-C and SIGTERM, 1 anything else.
     """
     if verbose:
+        from lossy_mlflow.tracking.provenance import RedactingFormatter
+
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s"))
         logging.getLogger("lossy_mlflow").addHandler(handler)
         logging.getLogger("lossy_mlflow").setLevel(logging.INFO)
 
@@ -43,18 +46,24 @@ for command in (train, hparams, models, resolve, checkpoints, data):
     app.add_command(command)
 
 
+def fail(error: LossyError) -> NoReturn:
+    """What went wrong in a line, the way on in the next, and the exit code of its kind."""
+    click.echo(f"lossy: {error.what}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+    sys.exit(error.exit_code)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run `lossy` with `arguments` (else the process's), and exit."""
     # MLflow greets, counts and reports home unless it is told not to; what the user has set stays.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     try:
         app.main(arguments, prog_name="lossy", standalone_mode=False)
     except LossyError as error:
-        click.echo(f"lossy: {error.what}", err=True)
-        if error.hint:
-            click.echo(f"  {error.hint}", err=True)
-        sys.exit(error.exit_code)
+        fail(error)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lossy_mlflow.cli.completion import data_sets
+from lossy_mlflow.cli.options import data_dir_option
 from lossy_mlflow.cli.output import json_option, print_json
 
 
@@ -27,7 +28,7 @@ def list_data(as_json: bool) -> None:
 
 @data.command("fetch", epilog="Example: lossy data fetch mnist")
 @click.argument("name", shell_complete=data_sets)
-@click.option("--data-dir", metavar="D", help="Where data sets lie [LOSSY_DATA_DIR].")
+@data_dir_option
 def fetch_data(name: str, data_dir: str | None) -> None:
     """Download the data set NAME and verify it; what is there and right is left alone."""
     from lossy_mlflow.data import data_folder, fetch

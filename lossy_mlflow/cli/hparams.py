@@ -5,11 +5,8 @@ from __future__ import annotations
 import click
 
 from lossy_mlflow.cli.completion import data_sets, hparam_sets
+from lossy_mlflow.cli.options import user_code_option
 from lossy_mlflow.cli.output import json_option, print_json, print_table
-
-user_code_option = click.option(
-    "--user-code", metavar="FILE", help="A Python file that registers models and sets [LOSSY_USER_CODE]."
-)
 
 
 @click.group()
@@ -23,10 +20,17 @@ def hparams() -> None:
 @json_option
 def list_sets(dataset: str | None, user_code: str | None, as_json: bool) -> None:
     """Every hparam set: its data set, its model, what it is."""
+    from lossy_mlflow.data import dataset_names
+    from lossy_mlflow.errors import NotFoundError, did_you_mean
     from lossy_mlflow.hparams import get_hparams, set_names, set_summary
     from lossy_mlflow.user_code import load_user_code
 
     load_user_code(user_code)
+    if dataset is not None and dataset not in dataset_names():
+        raise NotFoundError(
+            f"There is no data set {dataset!r}; {did_you_mean(dataset, dataset_names())}".rstrip("; "),
+            "List them all: lossy data list",
+        )
     sets = []
     for name in set_names(dataset):
         tree = get_hparams(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lossy_mlflow.cli.hparams import user_code_option
+from lossy_mlflow.cli.options import user_code_option
 from lossy_mlflow.cli.output import json_option, print_json, print_table
 
 

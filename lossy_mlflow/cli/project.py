@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from lossy_mlflow.cli.app import main
+from lossy_mlflow.cli.app import fail, main
 from lossy_mlflow.errors import UsageError, did_you_mean
 
 _OPTIONS = {"e_name": "--e-name", "user_code": "--user-code", "device": "--device", "data_dir": "--data-dir"}
@@ -62,5 +62,5 @@ if __name__ == "__main__":
     try:
         words = train_arguments(sys.argv[1:])
     except UsageError as error:
-        sys.exit(f"lossy: {error.what}\n  {error.hint}")
+        fail(error)
     main(words)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lossy_mlflow.cli.completion import hparam_sets
+from lossy_mlflow.cli.options import data_dir_option, user_code_option
 from lossy_mlflow.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
@@ -31,9 +34,7 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="Change a field that the set defines. May be repeated.",
 )
-@click.option(
-    "--user-code", metavar="FILE", help="A Python file that registers models and sets [LOSSY_USER_CODE]."
-)
+@user_code_option
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="auto: a GPU, if any.",
 )
-@click.option("--data-dir", metavar="D", help="Where data sets lie [LOSSY_DATA_DIR].")
+@data_dir_option
 @json_option
 def train(
     hparam_set: str,
@@ -70,11 +71,13 @@ def train(
             device=device,
             data_dir=data_dir,
             progress=progress,
+            # The run that `mlflow run` has made: used once, and not by what the user's model may start.
+            run_id=os.environ.pop("MLFLOW_RUN_ID", None),
         )
     if as_json:
         print_json(result)
     else:
-        _print(result, hparam_set)
+        _print(result, hparam_set, f" --user-code {shlex.quote(user_code)}" if user_code else "")
 
 
 @contextmanager
@@ -110,7 +113,7 @@ _STARTED = {
 }
 
 
-def _print(result: TrainResult, hparam_set: str) -> None:
+def _print(result: TrainResult, hparam_set: str, with_code: str) -> None:
     aliases: dict[int, str] = {}
     for version, alias in ((result.best_version, "best"), (result.last_version, "last")):
         if version is not None:
@@ -127,10 +130,15 @@ def _print(result: TrainResult, hparam_set: str) -> None:
         click.echo(f"  started   from {result.started_from}")
     click.echo()
     tools = _folder_of_tools()
-    load = f'import lossy_mlflow; print(lossy_mlflow.load_decoder("{result.label}@best"))'
+    reference = json.dumps(
+        f"{result.label}@best", ensure_ascii=False
+    )  # a Python string as well, whatever quotes it holds
+    load = f"import lossy_mlflow; print(lossy_mlflow.load_decoder({reference}))"
     click.echo(f"See it in the UI    {_ui_command(result, tools)}")
     click.echo(f"Load it in Python   {tools}python -c {shlex.quote(load)}")
-    click.echo(f"Train another       {tools}lossy train {hparam_set} --e-name try2 --set learning_rate=5e-4")
+    click.echo(
+        f"Train another       {tools}lossy train {hparam_set} --e-name try2 --set learning_rate=5e-4{with_code}"
+    )
 
 
 def _folder_of_tools() -> str:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -14,15 +13,15 @@ from lossy_mlflow.checkpoints.publish import Snapshot, publish
 from lossy_mlflow.checkpoints.retire import retire_earlier_runs
 from lossy_mlflow.data import Splits
 from lossy_mlflow.experiments.pictures import log_pictures
-from lossy_mlflow.experiments.records import log_datasets, log_provenance
+from lossy_mlflow.experiments.records import AttemptRecords, log_datasets
 from lossy_mlflow.experiments.request import EpochDone, Request
+from lossy_mlflow.hparams import flatten, origins
 from lossy_mlflow.models import decoder_of
-from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.metrics import EpochMetrics
-from lossy_mlflow.tracking.runs import log_hparams, set_tags
-from lossy_mlflow.tracking.session import StoppedError
+from lossy_mlflow.tracking.runs import log_hparams
+from lossy_mlflow.tracking.session import Attempt, StoppedError
 from lossy_mlflow.tracking.signals import StopRequest
-from lossy_mlflow.tracking.training_state import Progress, load_training_state, save_training_state
+from lossy_mlflow.tracking.training_state import Progress, save_training_state
 from lossy_mlflow.training import (
     EpochResult,
     Settings,
@@ -38,7 +37,9 @@ from lossy_mlflow.training import (
 log = logging.getLogger("lossy_mlflow")
 
 # What of a run's tags its versions carry as well.
-_VERSION_TAGS = {"hparam_set", "e_name", "hparams_sha256", "dataset_digest", "git_commit", "parent_version"}
+_VERSION_TAGS = ("hparam_set", "e_name", "parent_version", "git_commit", "dataset_digest", "hparams_sha256")
+
+State = tuple[dict[str, torch.Tensor], Progress]
 
 
 @dataclass(slots=True)
@@ -52,21 +53,22 @@ class _Newest:
 
 
 class Training:
-    """The loop of one process over one run."""
+    """The loop of one process over one run. `state`: what an earlier attempt has stored, to go on from."""
 
     def __init__(
         self,
-        connection: Connection,
+        attempt: Attempt,
         request: Request,
         settings: Settings,
         splits: Splits,
         model: torch.nn.Module,
         device: torch.device,
-        run_id: str,
-        log_path: Path,
+        state: State | None,
         asked: StopRequest,
     ) -> None:
-        self._client = connection.client
+        self._attempt = attempt
+        self._client = attempt.connection.client
+        self._run_id = attempt.run_id
         self._request = request
         self._settings = settings
         self._model = model
@@ -74,61 +76,55 @@ class Training:
         self._val = splits.val.to(device)
         self._splits = splits
         self._device = device
-        self._run_id = run_id
-        self._log_path = log_path
         self._asked = asked
         self._optimizer = make_optimizer(model, settings.learning_rate)
-        self._newest = self._restore()
-        self._metrics = EpochMetrics(self._client, run_id)
+        self._newest = self._restore(state)
+        self._metrics = EpochMetrics(self._client, self._run_id)
+        self._retired = False
 
-    def run(self, tags: dict[str, str]) -> None:
-        request = self._request
-        set_tags(self._client, self._run_id, tags)
-        log_hparams(self._client, self._run_id, request.tree)
-        log_datasets(self._client, self._run_id, self._splits)
-        log_provenance(self._client, self._run_id, request.user_code)
-        stored = self._client.get_run(self._run_id).data.tags
-        self._version_tags = {key: value for key, value in stored.items() if key in _VERSION_TAGS}
-        log.info(
-            "%s: epoch %d of %d, on %s",
-            request.label,
-            self._newest.epoch,
-            self._settings.epochs,
-            tags["device"],
-        )
-        try:
-            self._loop()
-        except Stopped:
-            self._metrics.flush()
-            self._store_state()
-            self._log_log()
-            raise StoppedError(
-                self._asked.name,
-                f"{request.label} was stopped by {self._asked.name} after epoch {self._newest.epoch}; its state is saved.",
-                f"Go on from there: {self._same_command()}",
-            ) from None
-        except BaseException:
-            log.exception("the training ended")
-            # What ended it may be in the way of these as well; it is what must be told.
-            for save in (self._metrics.flush, self._log_log):
+    def run(self) -> None:
+        """Train to the end. Raises StoppedError where somebody asks the process to stop; its newest state is stored then."""
+        with AttemptRecords(self._client, self._run_id, self._request.user_code) as records:
+            try:
+                self._records = records
+                self._begin()
+                self._loop()
+                self._finish()
+            except Stopped:
+                self._metrics.flush()
+                self._store_state()
+                raise self._stopped() from None
+            except Exception:
+                log.exception("the training ended")
+                # What ended it may be in the way of these as well; it is what must be told.
                 with contextlib.suppress(Exception):
-                    save()
-            raise
-        self._finish()
+                    self._metrics.flush()
+                raise
 
-    def _restore(self) -> _Newest:
-        stored = load_training_state(self._client, self._run_id)
-        if stored is None:
+    def _begin(self) -> None:
+        log_hparams(self._client, self._run_id, self._request.tree)
+        log_datasets(self._client, self._run_id, self._splits)
+        tags = self._client.get_run(self._run_id).data.tags
+        self._version_tags = {key: tags[key] for key in _VERSION_TAGS if key in tags}
+        label, epochs = self._request.label, self._settings.epochs
+        log.info("%s: epoch %d of %d, on %s", label, self._newest.epoch, epochs, self._device)
+        if "started_from" in tags:
+            log.info("started from %s", tags["started_from"])
+        if self._newest.epoch == 0:
+            # Pictures before any training, so that the UI's slider of steps has something at its start; and a state, so that
+            # what another model gave isn't asked for again when this one has moved on.
+            self._draw(0)
+            self._store_state()
+
+    def _restore(self, state: State | None) -> _Newest:
+        if state is None:
             return _Newest(state_tensors(self._model, self._optimizer), Snapshot(0, float("inf"), {}))
-        tensors, progress = stored
-        best = {
-            name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")
-        }
-        state = {name: value for name, value in tensors.items() if not name.startswith("best.")}
-        load_state_tensors(self._model, self._optimizer, state)
-        log.info("resumed after epoch %d", progress.epoch)
+        tensors, progress = state
+        best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
+        own = {key: value for key, value in tensors.items() if not key.startswith("best.")}
+        load_state_tensors(self._model, self._optimizer, own)
         snapshot = Snapshot(progress.best_epoch, progress.best_val_loss, best)
-        return _Newest(state, snapshot, progress.epoch, progress.epoch)
+        return _Newest(own, snapshot, progress.epoch, progress.epoch)
 
     def _loop(self) -> None:
         for result in train_epochs(
@@ -142,8 +138,7 @@ class Training:
         ):
             self._take(result)
             self._metrics.log(result)
-            if self._request.progress:
-                self._report(result)
+            self._report(result)
             if self._due(result.epoch):
                 self._checkpoint(result.epoch, result.val_loss)
 
@@ -158,12 +153,10 @@ class Training:
         return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
 
     def _report(self, result: EpochResult) -> None:
-        assert self._request.progress is not None
-        self._request.progress(
-            EpochDone(
-                self._request.label, result.epoch, self._settings.epochs, result.train_loss, result.val_loss
-            )
-        )
+        label, epochs = self._request.label, self._settings.epochs
+        log.info("epoch %d: train_loss %.4f, val_loss %.4f", result.epoch, result.train_loss, result.val_loss)
+        if self._request.progress:
+            self._request.progress(EpochDone(label, result.epoch, epochs, result.train_loss, result.val_loss))
 
     def _due(self, epoch: int) -> bool:
         tree = self._request.tree
@@ -171,10 +164,14 @@ class Training:
 
     def _checkpoint(self, epoch: int, val_loss: float) -> None:
         self._metrics.flush()
-        log_pictures(self._client, self._run_id, self._request.tree, self._model, self._val, epoch)
+        self._attempt.must_be_current()
+        self._draw(epoch)
         self._publish(Snapshot(epoch, val_loss, self._decoder_weights()))
         self._store_state()
-        self._log_log()
+        self._records.store_log()
+
+    def _draw(self, epoch: int) -> None:
+        log_pictures(self._client, self._run_id, self._request.tree, self._model, self._val, epoch)
 
     def _publish(self, newest: Snapshot) -> None:
         request = self._request
@@ -184,7 +181,9 @@ class Training:
                     self._client, self._run_id, request.label, request.tree, snapshot, self._version_tags
                 )
                 log.info("epoch %d is version %d of %s", snapshot.epoch, version, request.label)
-        retire_earlier_runs(self._client, request.label, self._run_id)
+        if not self._retired:
+            retire_earlier_runs(self._attempt.connection, request.label, self._run_id)
+            self._retired = True
 
     def _store_state(self) -> None:
         newest = self._newest
@@ -195,22 +194,29 @@ class Training:
         save_training_state(self._client, self._run_id, tensors, progress)
         newest.stored_epoch = newest.epoch
 
-    def _log_log(self) -> None:
-        self._client.log_artifact(self._run_id, str(self._log_path), "logs")
-
     def _finish(self) -> None:
         epoch = self._newest.epoch
-        self._metrics.flush()
-        if samples := self._request.tree.n_iwae_samples:
-            bound, error = iwae_bound(
-                self._model, self._val, samples, generator_for(self._settings.seed, "iwae", 0, self._device)
-            )
-            self._metrics.log_once({"val_iwae_bound": bound, "val_iwae_bound_se": error}, epoch)
         self._checkpoint(epoch, self._metrics.last_val_loss)
+        if samples := self._request.tree.n_iwae_samples:
+            noise = generator_for(self._settings.seed, "iwae", 0, self._device)
+            bound, error = iwae_bound(self._model, self._val, samples, noise)
+            self._metrics.log_once({"val_iwae_bound": bound, "val_iwae_bound_se": error}, epoch)
 
-    def _same_command(self) -> str:
-        request = self._request
-        return shlex.join(
-            ["lossy", "train", request.hparam_set]
-            + ([f"--e-name={request.e_name}"] if request.e_name else [])
+    def _stopped(self) -> StoppedError:
+        return StoppedError(
+            self._asked.name,
+            f"{self._request.label} was stopped by {self._asked.name} after epoch {self._newest.epoch}; its state is saved.",
+            f"Go on from there: {same_command(self._request)}",
         )
+
+
+def same_command(request: Request) -> str:
+    """The command that asks for the same again, as a shell takes it."""
+    flat, who = flatten(request.tree), origins(request.tree)
+    words = ["lossy", "train", request.hparam_set]
+    words += [f"--e-name={request.e_name}"] if request.e_name else []
+    words += [f"--set={key}={flat[key]}" for key in flat if who[key] == "override"]
+    words += [f"--user-code={request.user_code}"] if request.user_code else []
+    words += [f"--device={request.device}"] if request.device != "auto" else []
+    words += [f"--data-dir={request.data_dir}"] if request.data_dir else []
+    return shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from lossy_mlflow.data import Splits
@@ -15,7 +16,7 @@ from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.identity import HEARTBEAT_LIMIT_S
 from lossy_mlflow.tracking.ownership import lock_domain
 from lossy_mlflow.tracking.provenance import git_commit
-from lossy_mlflow.tracking.runs import experiment_for, runs_of_label, set_tags
+from lossy_mlflow.tracking.runs import runs_of_label, set_tags
 
 
 def run_tags(
@@ -30,24 +31,46 @@ def run_tags(
         "hparams_sha256": hparams_sha256(request.tree),
         "dataset_digest": splits.digest,
         "git_commit": git_commit(),
-        "device": device.type if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)",
+        "device": device.type if device.type == "cuda" else f"cpu, torch threads: {torch.get_num_threads()}",
         "parent_version": taken.parent if taken else "",
         "started_from": taken.line if taken else "",
-        "mlflow.note.content": describe(request.hparam_set, request.label, request.tree),
+        "mlflow.note.content": describe(request.label, request.tree),
     }
     return {key: value for key, value in tags.items() if value}
 
 
-def make_run(connection: Connection, request: Request, tags: dict[str, str], made_for_us: str | None) -> str:
+def check_same_data(client: MlflowClient, run_id: str, splits: Splits) -> None:
+    """Raises ConflictError where the run was begun on other images than these."""
+    begun_on = client.get_run(run_id).data.tags.get("dataset_digest", splits.digest)
+    if begun_on != splits.digest:
+        raise ConflictError(
+            f"The run {run_id} was begun on other images of {splits.name}: "
+            f"their digest is {begun_on[:8]}..., here it is {splits.digest[:8]}...",
+            "Give it the data that it was begun on (--data-dir), or train anew: --overwrite",
+        )
+
+
+def make_run(
+    connection: Connection,
+    request: Request,
+    tags: dict[str, str],
+    experiment_id: str,
+    made_for_us: str | None,
+) -> str:
     """Its id; `made_for_us` is the run that `mlflow run` has made. Raises ConflictError where another machine was quicker."""
     client = connection.client
     tags = {**tags, "owner": lock_domain(), "heartbeat": f"{connection.now():.0f}"}
-    if made_for_us:
-        set_tags(client, made_for_us, tags)
-        run_id = made_for_us
+    run_id = made_for_us
+    if run_id:
+        set_tags(client, run_id, tags)
     else:
-        experiment = experiment_for(client, "/".join(request.tree.group_list or ["lossy"]))
-        run = client.create_run(experiment.experiment_id, tags=resolve_tags(tags), run_name=request.label)
+        run = client.create_run(
+            experiment_id,
+            # By the server's clock: which of two runs is the earlier must not depend on whose clock is right.
+            start_time=int(connection.now() * 1000),
+            tags=resolve_tags(tags),
+            run_name=request.label,
+        )
         run_id = run.info.run_id
     _give_way(connection, request.label, run_id)
     return run_id

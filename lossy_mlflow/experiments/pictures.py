@@ -42,3 +42,5 @@ def log_pictures(
     for key in ("reconstructions", "samples"):
         if key in drawn:
             client.log_image(run_id, drawn[key], key=key, step=epoch)
+            # The newest under a plain name as well: one click away in the run, side by side when runs are compared.
+            client.log_image(run_id, drawn[key], artifact_file=f"{key}.png")

@@ -1,27 +1,37 @@
-"""What a person finds beside the numbers of a run: its description, its data, where its code came from."""
+"""What a person finds beside the numbers of a run: its description, its data, its log, where its code came from."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from lossy_mlflow.data import Splits
 from lossy_mlflow.hparams import Hparam
-from lossy_mlflow.tracking.provenance import installed_packages, log_text, uncommitted_difference
+from lossy_mlflow.tracking.provenance import (
+    git_commit,
+    installed_packages,
+    log_file,
+    log_text,
+    uncommitted_difference,
+)
 
-_DIGEST_LENGTH = 36  # all that MLflow keeps of a data set's digest
+_DIGEST_LENGTH = 8  # as long as those that MLflow makes; the tag dataset_digest has it whole
 
 
-def describe(hparam_set: str, label: str, tree: Hparam) -> str:
-    """The Markdown text that the tracking UI shows above a run and its registered model."""
+def describe(label: str, tree: Hparam) -> str:
+    """The text that the tracking UI shows above a run and its registered model; its table has room for half the first line."""
     z_size = tree.model_train.z_size
     return (
-        f"`{tree.model_name}` with {z_size} latent dimensions on `{tree.dataset.name}`, trained by the name `{hparam_set}`.\n\n"
-        f"    decoder = lossy_mlflow.load_decoder({label + '@best'!r})\n"
-        f"    mlflow.pyfunc.load_model({f'models:/{label}@best'!r}).predict(z)    # z: (n, {z_size}), float32\n"
+        f"{tree.model_name}, {z_size} latent dimensions, {tree.dataset.name}.\n\n"
+        f"    decoder = lossy_mlflow.load_decoder({label + '@best'!r})\n\n"
+        f"    # z: (n, {z_size}), float32\n"
+        f"    mlflow.pyfunc.load_model({f'models:/{label}@best'!r}).predict(z)\n"
     )
 
 
@@ -40,10 +50,40 @@ def log_datasets(client: MlflowClient, run_id: str, splits: Splits) -> None:
     client.log_inputs(run_id, inputs)
 
 
-def log_provenance(client: MlflowClient, run_id: str, user_code: Path | None) -> None:
-    """Installed packages, the uncommitted difference, and the user's own file, as artifacts."""
-    log_text(client, run_id, installed_packages(), "environment/packages.txt")
-    if difference := uncommitted_difference():
-        log_text(client, run_id, difference, "code/uncommitted.diff")
-    if user_code:
-        client.log_artifact(run_id, str(user_code), "code")
+class AttemptRecords:
+    """The folder attempts/N of a run: the log of its Nth attempt, and the code and packages that this one ran with.
+
+    The log is stored on leaving, however the block ends; a log that can't be stored is not in the way of what ended it.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, user_code: Path | None) -> None:
+        self._client = client
+        self._run_id = run_id
+        number = len(client.list_artifacts(run_id, "attempts")) + 1
+        self._folder = f"attempts/{number}"
+        self._user_code = user_code
+        self._log_file = log_file("train.log")
+
+    def __enter__(self) -> Self:
+        self._log_path = self._log_file.__enter__()
+        self._log_text(installed_packages(), "packages.txt")
+        if commit := git_commit():
+            self._log_text(f"{commit}\n", "git_commit.txt")
+        if difference := uncommitted_difference():
+            self._log_text(difference, "uncommitted.diff")
+        if self._user_code:
+            self._client.log_artifact(self._run_id, str(self._user_code), self._folder)
+        return self
+
+    def store_log(self) -> None:
+        self._client.log_artifact(self._run_id, str(self._log_path), self._folder)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(Exception):
+            self.store_log()
+        self._log_file.__exit__(None, None, None)
+
+    def _log_text(self, text: str, name: str) -> None:
+        log_text(self._client, self._run_id, text, f"{self._folder}/{name}")

@@ -49,11 +49,13 @@ def train(
     device: str = "auto",
     data_dir: str | None = None,
     progress: Callable[[EpochDone], None] | None = None,
+    run_id: str | None = None,
 ) -> TrainResult:
     """Train the experiment `hparam_set`, as make builds a target: what is finished is reported, what was stopped goes on.
 
     The label, `hparam_set` or `hparam_set_e_name`, names the run and the registered model. `overrides` are those of `--set`
-    (`{"model_train.epochs": 5}`). `overwrite` starts anew where the label has a run. `device`: auto, cpu or cuda.
+    (`{"model_train.epochs": 5}`). `overwrite` starts anew where the label has a run. `device`: auto, cpu or cuda. `run_id`: a run
+    that was made for this training beforehand, as `mlflow run` does.
 
     Raises NotFoundError for an unknown set, model or data set; UsageError for an override that doesn't fit; ConflictError
     where the label has a run of another tree, or one that is alive; UnreachableError where the server or a download doesn't
@@ -61,16 +63,15 @@ def train(
     """
     from lossy_mlflow.tracking.connection import connect, explained, without_password
     from lossy_mlflow.tracking.ownership import label_lock, lock_domain
-    from lossy_mlflow.tracking.runs import runs_of_label, take_mlflow_run_id
+    from lossy_mlflow.tracking.runs import runs_of_label
 
     file = load_user_code(user_code)
     tree = get_hparams(hparam_set, overrides)
     label = run_label(hparam_set, e_name)
     with explained():
         connection = connect()
-        made_for_us = take_mlflow_run_id()
-        if made_for_us:
-            connection.client.update_run(made_for_us, name=label)
+        if run_id:
+            connection.client.update_run(run_id, name=label)
         with label_lock(connection.uri, label):
             earlier = runs_of_label(connection.client, label)
             decision = decide(
@@ -83,21 +84,22 @@ def train(
             )
             _refuse(connection, decision, label, tree, earlier)
             request = Request(label, hparam_set, e_name, tree, device, data_dir, file, progress)
-            run_id = _carry_out(connection, decision, request, made_for_us)
-            if made_for_us not in (None, run_id):
-                _end_surplus_run(connection, made_for_us, run_id)
+            trained = _carry_out(connection, decision, request, run_id)
             started = "resumed" if decision.start is Start.RESUME else decision.start.value
-            return _result(connection, run_id, label, started, without_password(connection.uri))
+            return _result(connection, trained, label, started, without_password(connection.uri))
 
 
 def _carry_out(connection: Connection, decision: Decision, request: Request, made_for_us: str | None) -> str:
     """The id of the label's run, which is finished when this returns."""
-    if decision.start is Start.FINISHED and decision.run:
-        return decision.run.run_id
+    earlier = decision.run.run_id if decision.run and decision.start is not Start.NEW else None
+    if earlier and made_for_us:
+        _end_surplus_run(connection, made_for_us, earlier)
+    if earlier and decision.start is Start.FINISHED:
+        return earlier
     # Only here is torch needed: a finished label is reported without it.
     from lossy_mlflow.experiments.training_run import run_training
 
-    resumed = decision.run.run_id if decision.start is Start.RESUME and decision.run else None
+    resumed = earlier
     return run_training(connection, request, resumed=resumed, made_for_us=made_for_us)
 
 
@@ -149,12 +151,12 @@ def _result(connection: Connection, run_id: str, label: str, started: str, uri: 
 
     client = connection.client
     run = client.get_run(run_id)
-    losses = {point.step: point.value for point in client.get_metric_history(run_id, "val_loss")}
+    versions = versions_of_run(client, run_id, label)
+    losses = {epoch: float(version.tags["val_loss"]) for epoch, version in versions.items()}
+    # Without versions, when somebody has deleted them all, the metric still tells.
+    losses = losses or {point.step: point.value for point in client.get_metric_history(run_id, "val_loss")}
     best, last = best_and_last(list(losses.items()))
     assert best is not None  # a NaN loss ends a training as FAILED: a finished one has real losses
-    versions = {
-        epoch: int(version.version) for epoch, version in versions_of_run(client, run_id, label).items()
-    }
     return TrainResult(
         label=label,
         started=started,
@@ -165,7 +167,7 @@ def _result(connection: Connection, run_id: str, label: str, started: str, uri: 
         val_loss=losses[last],
         best_epoch=best,
         best_val_loss=losses[best],
-        best_version=versions.get(best),
-        last_version=versions.get(last),
+        best_version=int(versions[best].version) if best in versions else None,
+        last_version=int(versions[last].version) if last in versions else None,
         started_from=run.data.tags.get("started_from", ""),
     )

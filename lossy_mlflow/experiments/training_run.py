@@ -7,17 +7,23 @@ import logging
 from lossy_mlflow.checkpoints.publish import ensure_registered_model
 from lossy_mlflow.data import data_folder, load_splits
 from lossy_mlflow.experiments.loop import Training
-from lossy_mlflow.experiments.new_run import make_run, run_tags
+from lossy_mlflow.experiments.new_run import check_same_data, make_run, run_tags
 from lossy_mlflow.experiments.records import describe
 from lossy_mlflow.experiments.request import Request
-from lossy_mlflow.experiments.settings import check_sizes, choose_device, settings_of
+from lossy_mlflow.experiments.settings import (
+    check_model,
+    check_sizes,
+    choose_device,
+    experiment_name,
+    settings_of,
+)
 from lossy_mlflow.experiments.warm_start import warm_start
 from lossy_mlflow.models import build_model
 from lossy_mlflow.tracking.connection import Connection
-from lossy_mlflow.tracking.ownership import lock_domain
-from lossy_mlflow.tracking.provenance import log_file
+from lossy_mlflow.tracking.runs import experiment_for, set_tags
 from lossy_mlflow.tracking.session import running
 from lossy_mlflow.tracking.signals import stop_request
+from lossy_mlflow.tracking.training_state import load_training_state
 from lossy_mlflow.training import seeded
 
 log = logging.getLogger("lossy_mlflow")
@@ -28,30 +34,38 @@ def run_training(
 ) -> str:
     """Train, and return the id of the run: `resumed`, if given, else a new one, for which `mlflow run` may have made the shell.
 
-    Whatever can be found wrong (the device, the data, the model, the rights) is found before the run exists.
+    What the user can have got wrong (the fields, the device, the data, the model) and what the server may refuse (the names, the
+    rights) is found before the run exists. A stop that is asked for until then simply ends the process.
     """
-    tree = request.tree
+    tree, client = request.tree, connection.client
+    settings = settings_of(tree)
+    device = choose_device(request.device)
+    # A download is worth a line, asked for or not.
+    splits = load_splits(
+        tree.dataset.name,
+        data_folder(request.data_dir),
+        settings.seed,
+        train=tree.dataset.train is not False,
+        progress=log.warning,
+    )
+    check_sizes(tree, splits)
+    with seeded(settings.seed):
+        model = build_model(tree)
+    check_model(model, tree)
+    state = load_training_state(client, resumed) if resumed else None
+    taken = warm_start(connection, tree, model) if state is None else None
+    model.to(device)
+    experiment = experiment_for(client, experiment_name(tree))
+    ensure_registered_model(client, request.label, describe(request.label, tree))
+    tags = run_tags(request, splits, device, taken)
     with stop_request() as asked:
-        device = choose_device(request.device)
-        settings = settings_of(tree)
-        splits = load_splits(
-            tree.dataset.name,
-            data_folder(request.data_dir),
-            settings.seed,
-            train=tree.dataset.train is not False,
-            progress=log.warning,  # a download is worth a line, asked for or not
-        )
-        check_sizes(tree, splits)
-        with seeded(settings.seed):
-            model = build_model(tree)
-        taken = None if resumed else warm_start(connection, tree, model)
-        model.to(device)
-        ensure_registered_model(
-            connection.client, request.label, describe(request.hparam_set, request.label, tree)
-        )
-        tags = run_tags(request, splits, device, taken)
-        run_id = resumed or make_run(connection, request, tags, made_for_us)
-        with running(connection, run_id, lock_domain()), log_file("train.log") as log_path:
-            training = Training(connection, request, settings, splits, model, device, run_id, log_path, asked)
-            training.run(tags)
-        return run_id
+        if resumed is None:
+            run_id = make_run(connection, request, tags, experiment.experiment_id, made_for_us)
+        else:
+            run_id = resumed
+            check_same_data(client, run_id, splits)
+            if taken:
+                set_tags(client, run_id, {key: tags[key] for key in ("parent_version", "started_from")})
+        with running(connection, run_id) as attempt:
+            Training(attempt, request, settings, splits, model, device, state, asked).run()
+    return run_id

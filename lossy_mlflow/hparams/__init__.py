@@ -6,13 +6,14 @@ Imports neither torch nor mlflow.
 from lossy_mlflow.hparams.diff import Difference, diff
 from lossy_mlflow.hparams.flatten import flatten, hparams_sha256, read_value, unflatten
 from lossy_mlflow.hparams.label import run_label
-from lossy_mlflow.hparams.machine import MACHINE_FIELDS
+from lossy_mlflow.hparams.machine import MACHINE_FIELDS, MLFLOW_RUN_PARAMETERS
 from lossy_mlflow.hparams.overrides import apply_overrides, read_assignments
 from lossy_mlflow.hparams.registry import get_hparams, part, register_hparams, set_names, set_summary
 from lossy_mlflow.hparams.tree import Hparam, Value, fields, freeze, origins
 
 __all__ = [
     "MACHINE_FIELDS",
+    "MLFLOW_RUN_PARAMETERS",
     "Difference",
     "Hparam",
     "Value",

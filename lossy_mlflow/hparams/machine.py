@@ -20,8 +20,8 @@ MACHINE_FIELDS = {
 }
 
 # `mlflow run` logs its own parameters, and refuses a field of the same name with another value.
-_PARAMETERS_OF_MLFLOW_RUN = frozenset(
-    {"hparam_set", "e_name", "overwrite", "overrides", "user_code", "device", "data_dir", "iwae"}
+MLFLOW_RUN_PARAMETERS = frozenset(
+    {"hparam_set", "e_name", "overwrite", "overrides", "user_code", "device", "data_dir"}
 )
 
 
@@ -34,7 +34,7 @@ def refuse_machine_fields(keys: Iterable[str], who: str) -> None:
                 f"{who} sets {key!r}, which belongs to the machine or the moment, not to the tree.",
                 f"{name}: {MACHINE_FIELDS[name]}.",
             )
-        if key in _PARAMETERS_OF_MLFLOW_RUN:
+        if key in MLFLOW_RUN_PARAMETERS:
             raise UsageError(
                 f"{who} sets {key!r}, a name that `mlflow run` uses for a parameter of its own.",
                 "As an option: see lossy train --help. A field of your own needs another name.",

@@ -1,6 +1,4 @@
-"""The DCGAN-based VAE: the generator of Radford, Metz and Chintala 2016 as decoder, its mirror image as
-encoder.
-"""
+"""The DCGAN-based VAE: the generator of Radford, Metz and Chintala 2016, and its mirror image."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ _CHANNELS = (1, 3)
 
 
 def dcgan_vae(tree: Hparam) -> Vae:
-    """`model_train.n_filters` are the channels next to the image; each halving of the side doubles them.
-    Vectors in, vectors out.
-    """
+    """`model_train.n_filters` channels next to the image, doubled with each halving of its side."""
     shape, z_size = image_shape(tree), whole_number(tree, "model_train.z_size")
     if shape.height != shape.width or shape.height not in _STAGES or shape.channels not in _CHANNELS:
         raise UsageError(
@@ -38,12 +34,14 @@ def dcgan_vae(tree: Hparam) -> Vae:
 
 def _encoder(shape: ImageShape, channels: list[int], side: int, z_size: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Unflatten(1, (shape.channels, shape.height, shape.width))]
-    for n_in, n_out in pairwise([shape.channels, *channels]):
-        layers.append(nn.Conv2d(n_in, n_out, kernel_size=4, stride=2, padding=1))
-        if n_in != shape.channels:
-            # As in DCGAN, none at the layer that sees the image.
-            layers.append(nn.BatchNorm2d(n_out))
-        layers.append(nn.LeakyReLU(0.2))
+    # As in DCGAN, the layer that sees the image has no batch norm.
+    layers += [nn.Conv2d(shape.channels, channels[0], kernel_size=4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    for n_in, n_out in pairwise(channels):
+        layers += [
+            nn.Conv2d(n_in, n_out, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(n_out),
+            nn.LeakyReLU(0.2),
+        ]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * side**2, 2 * z_size))
 
 

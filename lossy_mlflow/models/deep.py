@@ -13,9 +13,7 @@ from lossy_mlflow.models.vae import Vae, gaussian_decoder
 
 
 def deep_vae(tree: Hparam) -> Vae:
-    """Hidden layers as `model_train.hidden_sizes` says, in the encoder from the image on, in the decoder
-    the other way round.
-    """
+    """The encoder has the layers that `model_train.hidden_sizes` lists, the decoder the reverse."""
     n_pixels, z_size = image_shape(tree).size, whole_number(tree, "model_train.z_size")
     hidden = whole_numbers(tree, "model_train.hidden_sizes")
     decoder = nn.Sequential(*_layers([z_size, *reversed(hidden), n_pixels]), nn.Sigmoid())

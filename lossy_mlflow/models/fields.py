@@ -1,6 +1,4 @@
-"""Reading the fields that a model needs from an hparam tree, with an error that names the field where one
-doesn't fit.
-"""
+"""The fields that a model needs of an hparam tree; where one doesn't fit, an error names it."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """Log N(x; mean, exp(logvar)) of each row, (batch,). x and mean are (batch, n); logvar is a scalar,
-    (n,) or (batch, n).
+    """Log N(x; mean, exp(logvar)) of each row, (batch,).
+
+    x and mean are (batch, n), logvar is a scalar, (n,) or (batch, n).
     """
     if logvar.numel() == 1:
         # One variance for all: a single pass over the (batch, n) residuals.

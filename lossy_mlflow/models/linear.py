@@ -1,6 +1,4 @@
-"""The linear VAE: its optimum is probabilistic PCA, so its likelihood and its rate-distortion curve are
-known in closed form.
-"""
+"""The linear VAE. Its optimum is probabilistic PCA: likelihood and rate have a closed form."""
 
 from __future__ import annotations
 

@@ -21,8 +21,7 @@ class Decoder(Protocol):
     """p(x|z): what is registered, evaluated and shared."""
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor] | Tensor:
-        """(x_mean, x_logvar), differentiable in z; or x_mean alone, where the attribute `x_logvar` holds
-        the rest.
+        """(x_mean, x_logvar), differentiable in z; or x_mean alone, with an attribute `x_logvar`.
 
         x_mean is (batch, input_vector_length) on the data's scale, x_logvar a scalar or a vector
         (input_vector_length,).
@@ -35,8 +34,7 @@ class Trainable(Protocol):
     """A model that knows its own loss."""
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The mean loss over the batch (a scalar; for a VAE nats per image) and its named parts, means as
-        well.
+        """The mean loss over the batch, a scalar (for a VAE in nats per image), and means of its parts.
 
         All noise comes from `generator`, which lives on the batch's device: so a run is repeatable, and
         validation has fixed noise.

@@ -80,7 +80,9 @@ def _unknown(name: object) -> NotFoundError:
         near = did_you_mean(str(name), model_names())
         what = f"There is no model {name!r}" + (f"; {near}" if near else ".")
     choice = ", ".join(model_names())
-    return NotFoundError(what, f"Set model_name to one of {choice}; a model of your own: --user-code FILE")
+    return NotFoundError(
+        what, f"Set model_name to one of {choice}; a model of your own: --user-code FILE, or LOSSY_USER_CODE"
+    )
 
 
 def _checked(name: str, model: object) -> nn.Module:

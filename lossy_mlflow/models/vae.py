@@ -1,6 +1,4 @@
-"""The VAE (Kingma and Welling 2014) around any encoder and decoder network: p(x|z) = N(f(z), e^s I), s one
-scalar, fixed or learned.
-"""
+"""The VAE (Kingma and Welling 2014), p(x|z) = N(f(z), e^s I), around any two networks."""
 
 from __future__ import annotations
 
@@ -35,8 +33,9 @@ class GaussianDecoder(nn.Module):
 
 
 class Vae(nn.Module):
-    """An encoder for training, a decoder to keep. encoder maps (batch, input_vector_length) to (batch, 2
-    z_size).
+    """An encoder for training, a decoder to keep.
+
+    `encoder` maps (batch, input_vector_length) to (batch, 2 z_size).
     """
 
     def __init__(self, encoder: nn.Module, decoder: GaussianDecoder) -> None:
@@ -50,9 +49,7 @@ class Vae(nn.Module):
         return z_mean, z_logvar
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The negative ELBO, nats per image: one sample of z for the likelihood, the divergence in closed
-        form.
-        """
+        """The negative ELBO, nats per image: one sample of z for the likelihood, the exact divergence."""
         z_mean, z_logvar = self.encode(batch)
         x_mean, x_logvar = self.decoder.decode(sample(z_mean, z_logvar, generator))
         misfit = -log_density(batch, x_mean, x_logvar).mean()

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, Unreac
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 _ANSWER_WITHIN_S = 10
 
@@ -52,20 +53,26 @@ def connect() -> Connection:
 
 def without_password(text: str) -> str:
     """The same text with the user:password part of every URL in it left out."""
-    return re.sub(r"(\w://)[^\s/@]+@", r"\1", text)
+    return re.sub(r"(\w://)[^\s/]+@", r"\1", text)
 
 
 def _probe(uri: str) -> float:
     """The server's clock minus ours, in seconds; raises UnreachableError."""
-    import requests
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
 
     shown = without_password(uri)
     hint = "Start it, or name another: export MLFLOW_TRACKING_URI=... (unset, runs go to ./mlflow.db)"
     try:
-        reply = requests.get(f"{uri.rstrip('/')}/health", timeout=_ANSWER_WITHIN_S)
-    except requests.RequestException as error:
-        reason = type(error).__name__
-        raise UnreachableError(f"The tracking server {shown} doesn't answer ({reason}).", hint) from None
+        # With MLflow's own settings for certificates and credentials.
+        creds = get_default_host_creds(uri)
+        reply = http_request(creds, "/health", "GET", max_retries=0, timeout=_ANSWER_WITHIN_S)
+    except MlflowException as error:
+        cause = error.__cause__ or error.__context__ or error
+        raise UnreachableError(
+            f"The tracking server {shown} doesn't answer ({type(cause).__name__}).", hint
+        ) from None
     if not reply.ok:
         raise UnreachableError(f"The tracking server {shown} answers {reply.status_code} to /health.", hint)
     try:
@@ -79,16 +86,12 @@ def _probe(uri: str) -> float:
 def _check_sqlite_file(path: Path) -> None:
     """Find out at once what SQLAlchemy would retry for minutes: a folder or a file that can't be written."""
     hint = "Work in a folder you can write to, or set MLFLOW_TRACKING_URI=sqlite:////ABSOLUTE/PATH/mlflow.db"
-    existed = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with sqlite3.connect(path, timeout=20) as connection:
-            if not connection.execute("select count(*) from sqlite_master").fetchone()[0]:
-                # An empty database is made by the first write; try one, so that a full disk shows here.
-                connection.executescript("create table probe (x); drop table probe;")
-        connection.close()
-        if existed:
-            path.open("r+b").close()
+        with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
+            connection.execute("begin immediate")
+            connection.execute("create table lossy_mlflow_probe (x)")
+            connection.execute("rollback")
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise UnreachableError(
@@ -107,15 +110,17 @@ def _check_sqlite_file(path: Path) -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What MLflow and the disk raise in here, as a LossyError that says what to do; bugs pass through."""
+    """What MLflow, the network and the disk raise in here, as a LossyError that says what to do; bugs pass through."""
+    import requests
     from mlflow.exceptions import MlflowException
 
     try:
         yield
-    except LossyError:
-        raise
     except MlflowException as error:
         raise _explain(error) from error
+    except requests.RequestException as error:
+        # What the artifact proxy refuses comes as it is.
+        raise _unreachable(without_password(str(error))) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LossyError(*_DISK_FULL) from error
@@ -133,38 +138,37 @@ _DISK_FULL = (
 )
 
 
-def _explain(error: Exception) -> LossyError:
+def _explain(error: MlflowException) -> LossyError:
     import mlflow
 
     text = without_password(str(error))
     uri = without_password(mlflow.get_tracking_uri())
     first_line = text.splitlines()[0] if text else type(error).__name__
-    code = getattr(error, "error_code", "")
+    if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+        return LossyError(
+            f"{uri} refuses: {first_line}",
+            "Check MLFLOW_TRACKING_USERNAME and _PASSWORD, or ask for the right.",
+        )
     if "out-of-date database schema" in text:
         return ConflictError(
             f"The database {uri} was written by another version of MLflow than {mlflow.__version__}.",
-            f"Back it up, then: mlflow db upgrade {uri}",
-        )
-    if "Can't locate revision" in text:
-        return ConflictError(
-            f"The database {uri} was written by a newer MLflow than {mlflow.__version__}.",
-            "Upgrade MLflow here, or name another database by MLFLOW_TRACKING_URI.",
+            f"By an older one: back it up, then mlflow db upgrade {uri}    By a newer one: upgrade MLflow here.",
         )
     if "disk is full" in text or "No space left" in text:
         return LossyError(*_DISK_FULL)
     if "readonly database" in text or "unable to open database" in text:
         return LossyError(f"The database {uri} can't be written.", "Work in a folder you can write to.")
     if "API request to" in text or "Max retries exceeded" in text:
-        return UnreachableError(
-            f"The tracking server {uri} stopped answering: {first_line}", "Try again when it is back."
-        )
-    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
-        return LossyError(
-            f"{uri} refuses: {first_line}",
-            "Check MLFLOW_TRACKING_USERNAME and _PASSWORD, or ask for the right.",
-        )
-    if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+        return _unreachable(first_line)
+    if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
         return NotFoundError(f"{uri}: {first_line}")
-    if code == "INVALID_PARAMETER_VALUE":
+    if error.error_code == "INVALID_PARAMETER_VALUE":
         return UsageError(f"{uri} refuses: {first_line}")
     return LossyError(f"{uri}: {first_line}")
+
+
+def _unreachable(reason: str) -> UnreachableError:
+    return UnreachableError(
+        f"The tracking server didn't do as it was asked: {reason}",
+        "Look at its log; start the same command again when it is well: it goes on where it stopped.",
+    )

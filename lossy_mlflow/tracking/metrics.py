@@ -19,6 +19,8 @@ _METRICS_A_BATCH = 1000
 class EpochMetrics:
     """Logs what an epoch gave, with the time at which it was known, once a second or when `flush` is called.
 
+    A model's own terms are named train_NAME.
+
     Short epochs would spend more on the database than on the training otherwise. What a kill -9 takes from the last second is not
     lost: those epochs are trained and logged again when the run is resumed from its saved state.
     """
@@ -41,12 +43,13 @@ class EpochMetrics:
             return
         self._best = min(self._best, result.val_loss)
         values = {
+            **{f"train_{name}": value for name, value in result.terms.items()},
+            # After the model's own terms: a term called "loss" doesn't take the place of the loss.
             "train_loss": result.train_loss,
             "val_loss": result.val_loss,
             "best_val_loss": self._best,
             "epoch_seconds": result.seconds,
             "images_per_second": result.images / result.seconds,
-            **{f"train_{name}": value for name, value in result.terms.items()},
         }
         self._add(values, result.epoch)
         self._logged_step = result.epoch
@@ -65,7 +68,8 @@ class EpochMetrics:
             batch = self._waiting[:_METRICS_A_BATCH]
             if len(self._waiting) > len(batch):
                 cut_step = batch[-1].step
-                batch = [metric for metric in batch if metric.step != cut_step]
+                whole = [metric for metric in batch if metric.step != cut_step]
+                batch = whole or batch  # a single step that is larger than a batch must be cut
             self._client.log_batch(self._run_id, metrics=batch)
             del self._waiting[: len(batch)]
         self._flushed = time.monotonic()

@@ -15,6 +15,7 @@ import filelock
 import platformdirs
 
 from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.tracking.connection import without_password
 from lossy_mlflow.tracking.identity import HEARTBEAT_EVERY_S
 
 log = logging.getLogger(__name__)
@@ -46,26 +47,47 @@ def label_lock(uri: str, label: str) -> Iterator[None]:
 
     Raises ConflictError where another process of this machine holds it.
     """
+    with _lock(
+        f"{_without_spelling(uri)}\n{label}",
+        f"{label} is being trained by another process on this machine.",
+    ):
+        yield
+
+
+@contextmanager
+def run_lock(run_id: str) -> Iterator[None]:
+    """Held while this process writes into the run: no spelling of a server's address can split it, as it can a label's lock.
+
+    Raises ConflictError where another process of this machine holds it.
+    """
+    with _lock(run_id, f"The run {run_id} is being written by another process on this machine."):
+        yield
+
+
+@contextmanager
+def _lock(name: str, taken: str) -> Iterator[None]:
     folder = _state_folder() / "locks"
     folder.mkdir(exist_ok=True)
-    place = uri if "://" in uri and not uri.startswith("sqlite:") else f"{uri} in {Path.cwd()}"
-    name = hashlib.sha256(f"{place}\n{label}".encode()).hexdigest()[:32]
-    lock = filelock.FileLock(folder / f"{name}.lock")
+    lock = filelock.FileLock(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise ConflictError(
-            f"{label} is being trained by another process on this machine.",
-            "Wait for it, or train another copy: --e-name NAME",
-        ) from None
+        raise ConflictError(taken, "Wait for it, or train another copy: --e-name NAME") from None
     try:
         yield
     finally:
         lock.release()
 
 
+def _without_spelling(uri: str) -> str:
+    """One text for one server: a database by its real path, an address without its user and its last slash."""
+    if uri.startswith("sqlite:///"):
+        return str(Path(uri.removeprefix("sqlite:///")).resolve())
+    return without_password(uri).rstrip("/")
+
+
 @contextmanager
-def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
+def heartbeat(beat: Callable[[], object]) -> Iterator[None]:
     """Calls `beat` every HEARTBEAT_EVERY_S seconds, from a thread of its own, until the end of the block."""
     over = threading.Event()
 

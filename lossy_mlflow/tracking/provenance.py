@@ -9,10 +9,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlflow import MlflowClient
+from lossy_mlflow.tracking.connection import without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _DIFF_LIMIT_BYTES = 5_000_000
+
+
+class RedactingFormatter(logging.Formatter):
+    """Leaves the passwords of URLs out of every line, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_password(super().format(record))
 
 
 def git_commit() -> str:
@@ -49,7 +60,7 @@ def log_file(name: str) -> Iterator[Path]:
         file = Path(folder, name)
         handler = logging.FileHandler(file)
         handler.setLevel(logging.INFO)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(min(before or logging.WARNING, logging.INFO))
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ from mlflow.entities import Experiment, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 
-from lossy_mlflow.errors import ConflictError
-from lossy_mlflow.hparams import Hparam, flatten, hparams_sha256, unflatten
+from lossy_mlflow.errors import ConflictError, UsageError
+from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS, Hparam, flatten, hparams_sha256, unflatten
 
 T = TypeVar("T")
 
@@ -86,20 +85,16 @@ def log_hparams(client: MlflowClient, run_id: str, tree: Hparam) -> None:
 def hparams_of_run(client: MlflowClient, run: Run) -> Hparam:
     """The tree that a run was started from: from its params where they give it exactly, else from its artifact."""
     wanted = run.data.tags.get("hparams_sha256", "")
-    params = {key: value for key, value in run.data.params.items() if key not in _MLFLOW_RUN_PARAMS}
+    params = {key: value for key, value in run.data.params.items() if key not in MLFLOW_RUN_PARAMETERS}
     try:
         tree = unflatten(params)
-    except ValueError:
+    except UsageError:  # a param of the user's own that can't be a field
         tree = Hparam()
     if hparams_sha256(tree) == wanted:
         return tree
     with tempfile.TemporaryDirectory() as folder:
         file = client.download_artifacts(run.info.run_id, _HPARAMS_FILE, folder)
         return unflatten(json.loads(Path(file).read_text()))
-
-
-# What `mlflow run` logs of itself: the parameters of the MLproject entry point.
-_MLFLOW_RUN_PARAMS = ("hparam_set", "e_name", "overwrite", "overrides", "user_code", "device", "data_dir")
 
 
 def _within_limit(value: str) -> str:
@@ -110,11 +105,6 @@ def _within_limit(value: str) -> str:
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-
-def take_mlflow_run_id() -> str | None:
-    """The run that `mlflow run` has made for this process, taken out of the environment so that it is used once."""
-    return os.environ.pop("MLFLOW_RUN_ID", None) or None
 
 
 def all_pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:

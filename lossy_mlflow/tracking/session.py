@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import mlflow
 
-from lossy_mlflow.errors import LossyError
+from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.tracking.connection import Connection, without_password
-from lossy_mlflow.tracking.ownership import heartbeat
+from lossy_mlflow.tracking.ownership import heartbeat, lock_domain, run_lock
 from lossy_mlflow.tracking.runs import set_tags
 from lossy_mlflow.tracking.watcher import Watcher
 
@@ -26,33 +28,60 @@ class StoppedError(LossyError):
         self.exit_code = 128 + signal.Signals[signal_name].value
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One process's work on a run. A later attempt, on another machine, takes the run away from it."""
+
+    connection: Connection
+    run_id: str
+    name: str
+
+    def is_current(self) -> bool:
+        return self.connection.client.get_run(self.run_id).data.tags.get("attempt") == self.name
+
+    def must_be_current(self) -> None:
+        """Raises ConflictError where another attempt has taken the run: nothing more may be published for it."""
+        tags = self.connection.client.get_run(self.run_id).data.tags
+        if tags.get("attempt") != self.name:
+            host = tags.get("owner", "").partition(":")[0]
+            raise ConflictError(
+                f"The run {self.run_id} was taken up on {host} meanwhile: this attempt ends here.",
+                "Wait for that one, or train another copy: --e-name NAME",
+            )
+
+
 @contextmanager
-def running(connection: Connection, run_id: str, owner: str) -> Iterator[None]:
+def running(connection: Connection, run_id: str) -> Iterator[Attempt]:
     """The run is RUNNING, and MLflow's active run, for the length of the block; it ends as the block does.
 
     FINISHED; KILLED, if the block raises StoppedError or KeyboardInterrupt; FAILED, if it raises anything else, with the
-    reason in the tag `state_reason`. If the process dies, its watcher ends the run as FAILED.
+    reason in the tag `state_reason`. If the process dies, its watcher ends the run as FAILED. An attempt that another one has
+    superseded leaves the run's state alone. Raises ConflictError where another process of this machine has the run.
     """
-    client = connection.client
-
-    def beat() -> None:
-        client.set_tag(run_id, "heartbeat", f"{connection.now():.0f}")
-
-    with Watcher(run_id, connection.uri), heartbeat(beat):
-        set_tags(client, run_id, {"owner": owner, "heartbeat": f"{connection.now():.0f}", "state_reason": ""})
-        _activate(connection, run_id)
+    attempt = Attempt(connection, run_id, uuid.uuid4().hex)
+    with run_lock(run_id), Watcher(run_id, attempt.name, connection.uri) as watcher:
+        outer = mlflow.active_run()
         try:
-            yield
+            _begin(attempt)
+            with heartbeat(lambda: connection.client.set_tag(run_id, "heartbeat", f"{connection.now():.0f}")):
+                yield attempt
         except BaseException as error:
             stopped = isinstance(error, (StoppedError, KeyboardInterrupt))
             reason = error.what if isinstance(error, LossyError) else f"{type(error).__name__}: {error}"
-            _end("KILLED" if stopped else "FAILED", run_id, reason, connection)
+            _end("KILLED" if stopped else "FAILED", attempt, reason, outer)
+            watcher.run_has_ended()
             raise
-        _end("FINISHED", run_id, "", connection)
+        _end("FINISHED", attempt, "", outer)
+        watcher.run_has_ended()
 
 
-def _activate(connection: Connection, run_id: str) -> None:
-    """Make the run MLflow's active one, below any that the caller has open, whatever experiment the caller has set."""
+def _begin(attempt: Attempt) -> None:
+    connection, run_id = attempt.connection, attempt.run_id
+    now = f"{connection.now():.0f}"
+    tags = {"attempt": attempt.name, "owner": lock_domain(), "heartbeat": now, "state_reason": ""}
+    set_tags(connection.client, run_id, tags)
+    # Of two machines that take a run up at once, the one that wrote last has it.
+    attempt.must_be_current()
     set_by_caller = getattr(mlflow.tracking.fluent, "_active_experiment_id", None)
     if set_by_caller is not None:
         # MLflow refuses to start a run of another experiment than the one that was set.
@@ -64,15 +93,15 @@ def _activate(connection: Connection, run_id: str) -> None:
             mlflow.set_experiment(experiment_id=set_by_caller)
 
 
-def _end(status: str, run_id: str, reason: str, connection: Connection) -> None:
-    # The block may have ended the active run itself, or left one of its own: the state is set by id whatever is active.
-    try:
-        if reason:
-            connection.client.set_tag(run_id, "state_reason", without_password(reason)[:_REASON_LENGTH])
-    finally:
-        while (active := mlflow.active_run()) is not None and active.info.run_id != run_id:
-            mlflow.end_run(status)
-        if active is not None:
-            mlflow.end_run(status)
-        else:
-            connection.client.set_terminated(run_id, status)
+def _end(status: str, attempt: Attempt, reason: str, outer: mlflow.ActiveRun | None) -> None:
+    client, run_id = attempt.connection.client, attempt.run_id
+    current = attempt.is_current()
+    if reason and current:
+        client.set_tag(run_id, "state_reason", without_password(reason)[:_REASON_LENGTH])
+    final = status if current else client.get_run(run_id).info.status
+    # The block may have opened runs of its own, or ended ours: what the caller had open before stays open.
+    kept = outer and outer.info.run_id
+    while (active := mlflow.active_run()) is not None and active.info.run_id != kept:
+        mlflow.end_run(final)
+    if client.get_run(run_id).info.status != final:
+        client.set_terminated(run_id, final)

@@ -1,8 +1,8 @@
 """A small process that outlives a training that dies, and says so on the server.
 
 It waits at a pipe whose other end only the training holds: the kernel closes that end however the training ends (kill -9,
-out of memory, os._exit). A training that ends by its own hand writes a word first. Until then nothing but the standard
-library is loaded.
+out of memory, os._exit). A training that has ended its run by its own hand writes a word first. Until then nothing but the
+standard library is loaded.
 """
 
 from __future__ import annotations
@@ -10,23 +10,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
 _ENDED = b"ended\n"
+_TRY_AGAIN_AFTER_S = 30
+_TRIES = 120
 REASON = "The process died before it could end the run (kill -9, out of memory, or os._exit)."
 
 
 class Watcher:
-    """In the training: starts the process for `run_id` on entry; on exit tells it that the run was ended properly."""
+    """In the training: the process that watches over `attempt` of the run, from entry on.
 
-    def __init__(self, run_id: str, tracking_uri: str) -> None:
-        self._run_id = run_id
+    Unless `run_has_ended` was called before the block is left, it ends the run as FAILED.
+    """
+
+    def __init__(self, run_id: str, attempt: str, tracking_uri: str) -> None:
+        self._arguments = [run_id, attempt]
         self._uri = tracking_uri
+        self._told = False
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lossy_mlflow.tracking.watcher", self._run_id],
+            [sys.executable, "-m", "lossy_mlflow.tracking.watcher", *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -34,30 +41,48 @@ class Watcher:
             # Ctrl-C and the end of a terminal go to the whole group: the watcher must outlive them.
             start_new_session=True,
         )
+        assert self._process.stdin is not None
+        self._pipe = self._process.stdin
+        # A forked child, a data loader's worker say, must not keep the pipe open when the training dies.
+        os.register_at_fork(after_in_child=self._pipe.close)
         return self
+
+    def run_has_ended(self) -> None:
+        self._told = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pipe = self._process.stdin
-        assert pipe is not None
         try:
-            pipe.write(_ENDED)
-            pipe.close()
+            if self._told:
+                self._pipe.write(_ENDED)
+            self._pipe.close()
         except BrokenPipeError:  # the watcher was killed: nothing is left to be told
             pass
-        self._process.wait()
+        if self._told:
+            self._process.wait()
 
 
 def main() -> None:
     """In the watcher: wait for the end of the training, and close its run if it didn't."""
-    run_id = sys.argv[1]
-    if sys.stdin.buffer.read().endswith(_ENDED):
+    run_id, attempt = sys.argv[1:]
+    if sys.stdin.buffer.readline() == _ENDED:
         return
+    for _ in range(_TRIES):
+        try:
+            _close(run_id, attempt)
+            return
+        except Exception:  # whatever is in the way, a server that is away most likely, may pass
+            time.sleep(_TRY_AGAIN_AFTER_S)
+
+
+def _close(run_id: str, attempt: str) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    if client.get_run(run_id).info.status == "RUNNING":
+    run = client.get_run(run_id)
+    # Another attempt may have taken the run up meanwhile: then it lives.
+    if run.info.status == "RUNNING" and run.data.tags.get("attempt") == attempt:
         client.set_tag(run_id, "state_reason", REASON)
         client.set_terminated(run_id, "FAILED")
 

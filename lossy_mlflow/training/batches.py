@@ -15,8 +15,9 @@ class Stopped(Exception):  # noqa: N818 (like StopIteration, it reports a wish t
 def batches(
     images: Tensor, batch_size: int, should_stop: Callable[[], bool], order: Tensor | None = None
 ) -> Iterator[Tensor]:
-    """The images in `order` (indices, on their device; None: as they lie), `batch_size` at a time; the last
-    batch may be smaller.
+    """The images, `batch_size` at a time; the last batch may be smaller.
+
+    `order` holds indices on the images' device; None: as they lie.
 
     Raises Stopped where `should_stop`, asked before each batch, says so.
     """
@@ -27,9 +28,11 @@ def batches(
         yield images[part] if order is None else images.index_select(0, order[part])
 
 
-def mean_over_images(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """The mean over all images, from each batch's mean (a scalar on the device) and size. In float64;
-    nothing is waited for.
+def mean_over_images(means: Sequence[Tensor], batch_size: int, n_images: int) -> Tensor:
+    """The mean over all images, from the mean of each batch (scalars on one device); float64.
+
+    All batches are of `batch_size` but the last, which has the rest. Nothing waits for the device.
     """
     per_batch = torch.stack(list(means)).double()
-    return torch.dot(per_batch, torch.tensor(sizes, dtype=torch.float64).to(per_batch.device)) / sum(sizes)
+    lacking = batch_size * len(means) - n_images
+    return (batch_size * per_batch.sum() - lacking * per_batch[-1]) / n_images

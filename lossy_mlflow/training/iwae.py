@@ -15,8 +15,9 @@ from lossy_mlflow.models.gaussian import log_density, sample, standard_log_densi
 def iwae_bound(
     model: nn.Module, images: Tensor, n_samples: int, generator: torch.Generator, batch_size: int = 1000
 ) -> tuple[float, float]:
-    """(mean, standard error over the images) of log 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x), k = `n_samples`,
-    in nats per image.
+    """(mean, standard error over images) of log 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x), in nats.
+
+    k is `n_samples`, z_i is drawn from q.
 
     A lower bound on log p(x) in expectation, tighter for larger k. `images` is (n, input_vector_length), n
     at least 2; it, `model` and `generator` are on one device. Decodes `batch_size` z at a time. The model

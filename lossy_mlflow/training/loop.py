@@ -40,9 +40,7 @@ class EpochResult:
 
 
 def make_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba 2015) with its usual constants. Fused, it reads and writes the weights once a
-    step, not a dozen times.
-    """
+    """Adam (Kingma and Ba 2015) with its usual constants; fused: one pass over the weights a step."""
     return torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
 
 
@@ -55,13 +53,12 @@ def train_epochs(
     start_epoch: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult]:
-    """Train on from `start_epoch` completed epochs to `settings.epochs`; one result an epoch, the model
-    then in evaluation mode.
+    """Train on from `start_epoch` completed epochs to `settings.epochs`, one result an epoch.
 
-    `train_images` and `val_images` are (n, input_vector_length) on the model's device. Every image is seen
-    once an epoch, in an order and with noise that follow from the seed and the epoch; a last, smaller batch
-    is kept. On a GPU nothing waits for the device within an epoch. torch's global generators are left as
-    they are found.
+    The model is in evaluation mode when a result is given. `train_images` and `val_images` are (n,
+    input_vector_length) on the model's device. Every image is seen once an epoch, in an order and with
+    noise that follow from the seed and the epoch; a last, smaller batch is kept. On a GPU nothing waits for
+    the device within an epoch. torch's global generators are left as they are found.
 
     Raises NonFiniteLossError in place of a result whose loss is NaN or infinite; Stopped where
     `should_stop`, asked before each batch, says so; UsageError where the model has no loss(batch,
@@ -114,7 +111,6 @@ def _train_one(
     )
     noise = generator_for(settings.seed, "noise", epoch, device)
     per_batch: dict[str, list[Tensor]] = {}
-    sizes = []
     for batch in batches(images, settings.batch_size, should_stop, order):
         optimizer.zero_grad()
         loss, terms = model.loss(batch, noise)
@@ -122,13 +118,14 @@ def _train_one(
         optimizer.step()
         for name, value in {**terms, "train_loss": loss}.items():
             per_batch.setdefault(name, []).append(value.detach())
-        sizes.append(len(batch))
-    return {name: mean_over_images(values, sizes) for name, values in per_batch.items()}
+    return {
+        name: mean_over_images(values, settings.batch_size, len(images)) for name, values in per_batch.items()
+    }
 
 
 def _check_finite(name: str, value: float, epoch: int, learning_rate: float) -> None:
     if not math.isfinite(value):
         raise NonFiniteLossError(
             f"The {name} of epoch {epoch} is {value} (learning rate {learning_rate:g}).",
-            f"Try a smaller learning rate: --set learning_rate={learning_rate / 10:g}",
+            f"Try a smaller learning rate: --overwrite --set learning_rate={learning_rate / 10:g}",
         )

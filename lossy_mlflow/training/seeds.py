@@ -1,6 +1,4 @@
-"""Randomness by counter: an epoch's numbers follow from the seed and the epoch alone, so that a resumed
-run needs no generator's state.
-"""
+"""Randomness by counter: a resumed run needs no generator's state, only the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -26,8 +24,9 @@ def generator_for(
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Within, torch's global generators of the CPU and of `device` start from `seed`: layers draw their first
-    weights from them, and dropout its noise. Afterwards they are as they were.
+    """Within, torch's global generators of the CPU and of `device` start from `seed`.
+
+    Layers draw their first weights from them, and dropout its noise. Afterwards they are as they were.
     """
     on = torch.device(device)
     with torch.random.fork_rng(devices=[on] if on.type == "cuda" else []):

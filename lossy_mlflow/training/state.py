@@ -38,8 +38,7 @@ def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 def load_state_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `state_tensors` gave, into a model and an optimizer built alike; on whatever device
-    they are.
+    """Put back what `state_tensors` gave, into a model and an optimizer built alike, on any device.
 
     Raises ConflictError, and changes nothing, where names or shapes differ.
     """
@@ -50,14 +49,13 @@ def load_state_tensors(
     for name, tensor in of_optimizer.items():
         parameter, _, key = name.rpartition(".")
         states.setdefault(parameter, {})[key] = tensor
+    keys = {key for state in states.values() for key in state}
     wanted = {_MODEL + name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name, state in states.items():
-        if name in parameters:
-            # A step count is a scalar; all else that an optimizer keeps has its parameter's shape.
-            wanted |= {
-                f"{_OPTIMIZER}{name}.{key}": () if key == "step" else tuple(parameters[name].shape)
-                for key in state
-            }
+    # A parameter that has met no gradient has no state. All others keep the same: a scalar count of steps,
+    # and tensors of the parameter's shape.
+    for name in parameters.keys() & states.keys():
+        shape = tuple(parameters[name].shape)
+        wanted |= {f"{_OPTIMIZER}{name}.{key}": () if key == "step" else shape for key in keys}
     _check(wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     model.load_state_dict(of_model)
     optimizer.load_state_dict(
@@ -69,9 +67,7 @@ def load_state_tensors(
 
 
 def load_matching(module: nn.Module, tensors: Mapping[str, Tensor]) -> Matched:
-    """Copy into `module` each tensor that has the name and the shape of one of its parameters or buffers;
-    leave the others.
-    """
+    """Copy into `module` each tensor that has the name and the shape of one of its own."""
     own = module.state_dict()
     taken = [name for name, tensor in own.items() if name in tensors and tensors[name].shape == tensor.shape]
     module.load_state_dict({name: tensors[name] for name in taken}, strict=False)

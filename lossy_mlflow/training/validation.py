@@ -1,6 +1,4 @@
-"""The validation loss: always the same images, in the same batches, with the same noise, so that it moves
-with the weights alone.
-"""
+"""The validation loss: the same images in the same batches with the same noise at every epoch."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ from lossy_mlflow.training.settings import Settings
 def validation_loss(
     model: Trainable, images: Tensor, settings: Settings, should_stop: Callable[[], bool] = lambda: False
 ) -> Tensor:
-    """The mean loss over the images (n, input_vector_length), or the first `n_val_batch` batches of them; a
-    scalar on their device.
+    """The mean loss over the images, or the first `n_val_batch` batches of them: a scalar on the device.
 
     The published code drew ten fresh batches an epoch, so that its best epoch was a minimum of noise. The
     model must be in evaluation mode. Raises Stopped where `should_stop`, asked before each batch, says so.
@@ -27,10 +24,9 @@ def validation_loss(
     if settings.n_val_batch is not None:
         images = images[: settings.n_val_batch * settings.batch_size]
     generator = generator_for(settings.seed, "validation", device=images.device)
-    losses, sizes = [], []
+    losses = []
     with seeded(derived_seed(settings.seed, "validation"), images.device), torch.no_grad():
         for batch in batches(images, settings.batch_size, should_stop):
             loss, _ = model.loss(batch, generator)
             losses.append(loss)
-            sizes.append(len(batch))
-    return mean_over_images(losses, sizes)
+    return mean_over_images(losses, settings.batch_size, len(images))

@@ -140,9 +140,7 @@ def test_machine_fields_are_answered_with_what_takes_their_place(field):
         assert answer in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    "field", ["hparam_set", "e_name", "overwrite", "overrides", "user_code", "device", "iwae"]
-)
+@pytest.mark.parametrize("field", ["hparam_set", "e_name", "overwrite", "overrides", "user_code", "device"])
 def test_parameters_of_mlflow_run_are_no_fields_at_the_top(field):
     register_hparams(named("my_set", lambda: Hparam(**{field: 1})))
     with pytest.raises(UsageError, match="mlflow run"):

@@ -1,0 +1,120 @@
+"""Names, and the builders they stand for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from torch import nn
+
+from lossy_mlflow.errors import ConflictError, NotFoundError, UsageError
+from lossy_mlflow.hparams import Hparam
+from lossy_mlflow.models import build_model, decoder_of, model_names, register_model, registry
+
+
+@pytest.fixture(autouse=True)
+def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+
+
+class OwnDecoder(nn.Module):
+    """Decodes to the mean alone."""
+
+    x_logvar = -1.0
+
+    def __init__(self, tree: Hparam) -> None:
+        super().__init__()
+        self.net = nn.Linear(tree.z_size, 4)
+
+    def decode(self, z):
+        return self.net(z)
+
+
+def test_a_model_of_ones_own_is_built_by_its_name():
+    register_model("own")(OwnDecoder)
+    assert "own" in model_names()
+    model = build_model(Hparam(model_name="own", z_size=2))
+    assert isinstance(model, OwnDecoder)
+    assert decoder_of(model) is model
+
+
+def test_the_same_function_again_replaces_the_first():
+    """As when a notebook cell is run twice."""
+
+    def cell() -> Callable[[Hparam], nn.Module]:
+        @register_model("own")
+        def build(tree: Hparam) -> nn.Module:
+            return OwnDecoder(tree)
+
+        return build
+
+    first, second = cell(), cell()
+    assert first is not second
+    assert registry._registered == {"own": second}
+
+
+@pytest.mark.parametrize("name", ["own", "deep_vae"])
+def test_a_name_that_is_taken_is_refused(name):
+    register_model("own")(OwnDecoder)
+
+    def other(tree: Hparam) -> nn.Module:
+        return OwnDecoder(tree)
+
+    with pytest.raises(ConflictError) as refused:
+        register_model(name)(other)
+    assert f"The model name {name!r} is taken by " in refused.value.what
+    assert f'@register_model("my_{name}")' in refused.value.hint
+
+
+def test_the_decorator_without_a_name_is_explained():
+    with pytest.raises(UsageError, match=r'Write @register_model\("my_vae"\)'):
+        register_model(OwnDecoder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("deap_vae", "There is no model 'deap_vae'; did you mean deep_vae"),
+        ("zzz", "There is no model 'zzz'."),
+        (None, "The hparam model_name is undefined."),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_near_ones(name, said):
+    with pytest.raises(NotFoundError) as unknown:
+        build_model(Hparam(model_name=name))
+    assert unknown.value.what.startswith(said)
+    assert unknown.value.hint == (
+        f"Set model_name to one of {', '.join(model_names())}; a model of your own: --user-code FILE, or LOSSY_USER_CODE"
+    )
+
+
+def test_a_model_that_decodes_nothing_is_refused_when_it_is_built():
+    register_model("own")(a_linear_layer)
+    with pytest.raises(UsageError, match="Linear has no decode"):
+        build_model(Hparam(model_name="own"))
+
+
+def a_linear_layer(tree: Hparam) -> nn.Module:
+    return nn.Linear(2, 2)
+
+
+def test_what_is_not_a_module_is_refused_when_it_is_built():
+    register_model("own")(a_word)
+    with pytest.raises(UsageError, match="made str, not a torch"):
+        build_model(Hparam(model_name="own"))
+
+
+def a_word(tree: Hparam) -> str:
+    return "model"
+
+
+def test_names_can_be_listed_and_registered_without_torch():
+    code = (
+        "import sys; from lossy_mlflow.models import model_names, register_model;"
+        "register_model('own')(type('Own', (), {})); print(*model_names()); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["dcgan_vae", "deep_vae", "linear_vae", "own"]
