@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UnreachableError, UsageError
 
@@ -46,9 +47,15 @@ def connect() -> Connection:
     offset = 0.0
     if uri.startswith(("http://", "https://")):
         offset = _probe(uri)
-    elif uri.startswith("sqlite:///"):
-        _check_sqlite_file(Path(uri.removeprefix("sqlite:///")))
+    elif file := sqlite_file(uri):
+        _check_sqlite_file(file)
     return Connection(mlflow.MlflowClient(), uri, offset)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite database's URI, in which MLflow has quoted blanks and the like; None for any other URI."""
+    prefix = "sqlite:///"
+    return Path(unquote(uri.removeprefix(prefix))) if uri.startswith(prefix) else None
 
 
 def without_password(text: str) -> str:

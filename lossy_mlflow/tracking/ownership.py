@@ -15,7 +15,7 @@ import filelock
 import platformdirs
 
 from lossy_mlflow.errors import ConflictError
-from lossy_mlflow.tracking.connection import without_password
+from lossy_mlflow.tracking.connection import sqlite_file, without_password
 from lossy_mlflow.tracking.identity import HEARTBEAT_EVERY_S
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ def _lock(name: str, taken: str) -> Iterator[None]:
 
 def _without_spelling(uri: str) -> str:
     """One text for one server: a database by its real path, an address without its user and its last slash."""
-    if uri.startswith("sqlite:///"):
-        return str(Path(uri.removeprefix("sqlite:///")).resolve())
+    if file := sqlite_file(uri):
+        return str(file.resolve())
     return without_password(uri).rstrip("/")
 
 

@@ -117,6 +117,7 @@ def test_a_model_that_raises_ends_its_run_as_failed_with_the_reason(here: Workpl
         def __init__(self, _hparams: lossy_mlflow.Hparam) -> None:
             super().__init__()
             self.net = nn.Linear(2, 64)
+            self.x_logvar = torch.zeros(())
 
         def decode(self, z: torch.Tensor) -> torch.Tensor:
             return self.net(z)

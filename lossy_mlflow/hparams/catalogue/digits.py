@@ -15,6 +15,7 @@ def on_digits(tree: Hparam) -> Hparam:
     tree.learning_rate = 1e-3
     tree.model_train.batch_size = 50
     tree.model_train.epochs = 80  # with more, the deep VAEs learn 1200 images by heart
+    tree.checkpointing_freq = tree.start_checkpointing = 20
     return tree
 
 
