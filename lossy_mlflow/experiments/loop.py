@@ -111,10 +111,11 @@ class Training:
         if "started_from" in tags:
             log.info("started from %s", tags["started_from"])
         if self._newest.epoch == 0:
-            # Pictures before any training, so that the UI's slider of steps has something at its start; and a state, so that
-            # what another model gave isn't asked for again when this one has moved on.
+            # Before any training, so that the UI's slider of steps has something at its start.
             self._draw(0)
-            self._store_state()
+            if "started_from" in tags:
+                # What another model gave isn't asked for again: that one may have moved on by then.
+                self._store_state()
 
     def _restore(self, state: State | None) -> _Newest:
         if state is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.tracking.connection import Connection, without_password
@@ -90,7 +92,9 @@ def _begin(attempt: Attempt) -> None:
         mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None, log_system_metrics=True)
     finally:
         if set_by_caller is not None:
-            mlflow.set_experiment(experiment_id=set_by_caller)
+            # What was set on another server, before the tracking URI changed, is unknown here.
+            with contextlib.suppress(MlflowException):
+                mlflow.set_experiment(experiment_id=set_by_caller)
 
 
 def _end(status: str, attempt: Attempt, reason: str, outer: mlflow.ActiveRun | None) -> None:
