@@ -1,6 +1,6 @@
 """How fast an epoch is: against the usual loop, and against a bare step that does nothing but arithmetic.
 
-    python benchmarks/training.py [--quick] [--threads N] [--data-dir D] [--tracking]
+    python benchmarks/training.py [--quick] [--threads N] [--data-dir D]
 
 Each of the three is a process of its own with as many threads; they run an epoch of the same images in turn,
 so that what else the machine does falls on each alike, and the quickest turn of each counts.
@@ -9,9 +9,6 @@ loss of elementwise log densities through the model's forward. The bare step: fo
 Adam step on one batch that lies there. Ours is `train_epochs`, with ten images of validation.
 MNIST is read from LOSSY_DATA_DIR or --data-dir (a torchvision root); without it, random images of that shape
 take its place.
-
---tracking adds what a run by name costs besides its epochs: 20 epochs of the deep VAE on the real MNIST, in a
-folder of its own.
 """
 
 from __future__ import annotations
@@ -19,8 +16,6 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -32,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-import lossy_mlflow
 from lossy_mlflow.data import data_folder, load_splits
 from lossy_mlflow.hparams import Hparam, get_hparams
 from lossy_mlflow.models import build_model
@@ -216,30 +210,6 @@ def report(case: Case, threads: int, turns: int) -> None:
     )
 
 
-def report_tracking(data: Path, epochs: int = 20) -> None:
-    """What a run by name takes besides its epochs, whose seconds (validation and all) are a metric of it."""
-    import mlflow
-
-    here = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-        # Without a server, artifacts lie in the working directory.
-        os.chdir(folder)
-        begin = time.perf_counter()
-        result = lossy_mlflow.train(
-            "vae10_mnist", overrides={"model_train.epochs": epochs}, data_dir=str(data), device="cpu"
-        )
-        wall = time.perf_counter() - begin
-        history = mlflow.MlflowClient().get_metric_history(result.run_id, "epoch_seconds")
-        os.chdir(here)
-    within = sum(point.value for point in history)
-    share = (wall - within) / within
-    print(
-        f"vae10_mnist by name, {epochs} epochs: {within:.1f} s in them, {wall - within:.1f} s besides (database, "
-        f"data, metrics, pictures, checkpoints): {share:.1%}   < 5%{'' if share < 0.05 else '   missed'}"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -247,7 +217,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer turns")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data-dir", help="a torchvision root with MNIST")
-    parser.add_argument("--tracking", action="store_true", help="also 20 epochs by name (about ten minutes)")
     options = parser.parse_args()
     folder = data_folder(options.data_dir)
     mnist = folder if (folder / "MNIST" / "raw").exists() else None
@@ -257,8 +226,6 @@ def main() -> None:
     print(f"{'images/s':<16}{'usual':>10}{'bare':>10}{'ours':>10}{'to usual':>11}{'to bare':>9}   target")
     report(Case("vae10_mnist", mnist, 1.8, 0.85), options.threads, turns)
     report(Case("vae10_digits", folder, 2.5, 0.0), options.threads, 4 * turns)  # they are short
-    if options.tracking:
-        report_tracking(folder)
 
 
 if __name__ == "__main__":
