@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from mlflow.entities import Run
-
 from lossy_mlflow.checkpoints.publish import versions_of_run
 from lossy_mlflow.tracking.connection import Connection
-from lossy_mlflow.tracking.identity import HEARTBEAT_LIMIT_S
-from lossy_mlflow.tracking.runs import runs_of_label
+from lossy_mlflow.tracking.runs import known_run, runs_of_label
 
 _OWN_ALIASES = {"best", "last"}
 
@@ -23,7 +20,7 @@ def retire_earlier_runs(connection: Connection, label: str, run_id: str) -> None
     aliases = client.get_registered_model(label).aliases
     promoted = {version for alias, version in aliases.items() if alias not in _OWN_ALIASES}
     for run in runs_of_label(client, label):
-        if run.info.start_time >= mine.info.start_time or _lives(connection, run):
+        if run.info.start_time >= mine.info.start_time or known_run(run).lives(connection.now()):
             continue
         versions = versions_of_run(client, run.info.run_id, label).values()
         kept = any(item.version in promoted or "pinned" in item.tags for item in versions)
@@ -31,8 +28,3 @@ def retire_earlier_runs(connection: Connection, label: str, run_id: str) -> None
             client.set_tag(run.info.run_id, "superseded_by", run_id)
         else:
             client.delete_run(run.info.run_id)
-
-
-def _lives(connection: Connection, run: Run) -> bool:
-    heartbeat = float(run.data.tags.get("heartbeat", 0))
-    return run.info.status == "RUNNING" and connection.now() - heartbeat < HEARTBEAT_LIMIT_S

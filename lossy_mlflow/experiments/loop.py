@@ -92,6 +92,7 @@ class Training:
                 self._finish()
             except Stopped:
                 self._metrics.flush()
+                self._attempt.must_be_current()
                 self._store_state()
                 raise self._stopped() from None
             except Exception:

@@ -13,10 +13,9 @@ from lossy_mlflow.experiments.request import Request
 from lossy_mlflow.experiments.warm_start import WarmStart
 from lossy_mlflow.hparams import hparams_sha256
 from lossy_mlflow.tracking.connection import Connection
-from lossy_mlflow.tracking.identity import HEARTBEAT_LIMIT_S
 from lossy_mlflow.tracking.ownership import lock_domain
 from lossy_mlflow.tracking.provenance import git_commit
-from lossy_mlflow.tracking.runs import runs_of_label, set_tags
+from lossy_mlflow.tracking.runs import known_run, runs_of_label, set_tags
 
 
 def run_tags(
@@ -81,15 +80,12 @@ def _give_way(connection: Connection, label: str, run_id: str) -> None:
     client = connection.client
     mine = client.get_run(run_id).info
     for other in runs_of_label(client, label):
-        tags = other.data.tags
-        lives = (
-            other.info.status == "RUNNING" and connection.now() - float(tags["heartbeat"]) < HEARTBEAT_LIMIT_S
-        )
+        known = known_run(other)
         earlier = (other.info.start_time, other.info.run_id) < (mine.start_time, run_id)
-        if lives and earlier and tags["owner"] != lock_domain():
+        if earlier and known.lives(connection.now()) and known.owner != lock_domain():
             client.set_tag(run_id, "same_as", other.info.run_id)
             client.set_terminated(run_id, "KILLED")
             raise ConflictError(
-                f"{label} was started at the same moment on {tags['owner'].partition(':')[0]}, which goes on.",
+                f"{label} was started at the same moment on {known.owner.partition(':')[0]}, which goes on.",
                 f"Wait for it, or train another copy: --e-name NAME    (its run is {other.info.run_id})",
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.experiments.request import EpochDone, Request
 from lossy_mlflow.hparams import Hparam, diff, get_hparams, hparams_sha256, run_label
-from lossy_mlflow.tracking.identity import Decision, KnownRun, Start, decide
+from lossy_mlflow.tracking.identity import Decision, Start, decide
 from lossy_mlflow.user_code import load_user_code
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def train(
     """
     from lossy_mlflow.tracking.connection import connect, explained, without_password
     from lossy_mlflow.tracking.ownership import label_lock, lock_domain
-    from lossy_mlflow.tracking.runs import runs_of_label
+    from lossy_mlflow.tracking.runs import known_run, runs_of_label
 
     file = load_user_code(user_code)
     tree = get_hparams(hparam_set, overrides)
@@ -75,7 +75,7 @@ def train(
         with label_lock(connection.uri, label):
             earlier = runs_of_label(connection.client, label)
             decision = decide(
-                [_known(run) for run in earlier],
+                [known_run(run) for run in earlier],
                 hparam_set=hparam_set,
                 sha256=hparams_sha256(tree),
                 overwrite=overwrite,
@@ -99,26 +99,13 @@ def _carry_out(connection: Connection, decision: Decision, request: Request, mad
     # Only here is torch needed: a finished label is reported without it.
     from lossy_mlflow.experiments.training_run import run_training
 
-    resumed = earlier
-    return run_training(connection, request, resumed=resumed, made_for_us=made_for_us)
+    return run_training(connection, request, resumed=earlier, made_for_us=made_for_us)
 
 
 def _end_surplus_run(connection: Connection, surplus: str, run_id: str) -> None:
     """The run that `mlflow run` made for a label that has one already points at it."""
     connection.client.set_tag(surplus, "same_as", run_id)
     connection.client.set_terminated(surplus, "FINISHED")
-
-
-def _known(run: Run) -> KnownRun:
-    tags = run.data.tags
-    return KnownRun(
-        run_id=run.info.run_id,
-        status=run.info.status,
-        hparam_set=tags.get("hparam_set", ""),
-        hparams_sha256=tags.get("hparams_sha256", ""),
-        owner=tags.get("owner", ""),
-        heartbeat=float(tags.get("heartbeat", 0)),
-    )
 
 
 def _refuse(connection: Connection, decision: Decision, label: str, tree: Hparam, earlier: list[Run]) -> None:

@@ -32,6 +32,10 @@ class KnownRun:
     owner: str
     heartbeat: float
 
+    def lives(self, now: float) -> bool:
+        """Whether a process seems to be at work on it, as far as its state and its heartbeat tell."""
+        return self.status in ("RUNNING", "SCHEDULED") and now - self.heartbeat < HEARTBEAT_LIMIT_S
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -50,8 +54,7 @@ def decide(
     if not earlier:
         return Decision(Start.NEW)
     newest = earlier[0]
-    beats = now - newest.heartbeat < HEARTBEAT_LIMIT_S
-    if newest.status in ("RUNNING", "SCHEDULED") and newest.owner != owner and beats:
+    if newest.owner != owner and newest.lives(now):
         return Decision(Start.ALIVE_ELSEWHERE, newest)
     if overwrite:
         return Decision(Start.NEW)

@@ -16,6 +16,7 @@ from mlflow.store.entities import PagedList
 
 from lossy_mlflow.errors import ConflictError, UsageError
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS, Hparam, flatten, hparams_sha256, unflatten
+from lossy_mlflow.tracking.identity import KnownRun
 
 T = TypeVar("T")
 
@@ -50,6 +51,19 @@ def runs_of_label(client: MlflowClient, label: str, kind: str = "train") -> list
     """The active runs that train (or evaluate, or imported) this label, newest first; surplus ones left out."""
     runs = search_all_runs(client, f"tags.label = {quoted(label)} and tags.kind = {quoted(kind)}")
     return [run for run in runs if "same_as" not in run.data.tags]
+
+
+def known_run(run: Run) -> KnownRun:
+    """What of a run decides what starting its label means."""
+    tags = run.data.tags
+    return KnownRun(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        hparam_set=tags.get("hparam_set", ""),
+        hparams_sha256=tags.get("hparams_sha256", ""),
+        owner=tags.get("owner", ""),
+        heartbeat=float(tags.get("heartbeat", 0)),
+    )
 
 
 def experiment_for(client: MlflowClient, name: str) -> Experiment:
