@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +22,7 @@ from lossy_mlflow.checkpoints.flavor import files_sha256
 from lossy_mlflow.checkpoints.load import local_copy
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
 from lossy_mlflow.experiments import EpochDone
+from lossy_mlflow.tracking.runs import search_all_runs
 from tests.conftest import ROOT, Workplace
 
 SHORT = {"model_train.epochs": 2, "checkpointing_freq": 1, "start_checkpointing": 1}
@@ -47,6 +51,29 @@ def test_an_error_is_of_a_class_that_a_program_can_catch(here: Workplace) -> Non
         lossy_mlflow.train("vae2_digits", overrides={"learning_rate": "fast"})
     with pytest.raises(NotFoundError):
         lossy_mlflow.load_decoder("nothing@best")
+
+
+def test_a_stopped_attempt_that_another_machine_has_superseded_stores_nothing(here: Workplace) -> None:
+    client = mlflow.MlflowClient()
+    run_ids = []
+
+    def taken_up_elsewhere_then_stopped(done: EpochDone) -> None:
+        if done.epoch == 3:
+            run_id = search_all_runs(client, "tags.label = 'vae2_digits'")[0].info.run_id
+            run_ids.append(run_id)
+            client.set_tag(run_id, "attempt", "another's")
+            client.set_tag(run_id, "owner", "elsewhere:1")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(ConflictError, match="taken up on elsewhere"):
+        lossy_mlflow.train(
+            "vae2_digits",
+            overrides={"model_train.epochs": 9, "checkpointing_freq": 2, "start_checkpointing": 2},
+            progress=taken_up_elsewhere_then_stopped,
+        )
+    run = client.get_run(run_ids[0])
+    assert run.info.status == "RUNNING"
+    assert json.loads(run.data.tags["training_state"])["epoch"] == 2
 
 
 def test_other_mlflow_code_in_the_process_still_works(here: Workplace) -> None:
