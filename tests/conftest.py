@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +133,30 @@ def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a real `mlflow server` on a free port, with its own database and artifact folder."""
-    folder = tmp_path_factory.mktemp("server")
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with start_mlflow_server(tmp_path_factory.mktemp("server")) as (uri, _):
+        yield uri
+
+
+@contextmanager
+def start_mlflow_server(
+    folder: Path, port: int | None = None, options: Sequence[str] = ()
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A real `mlflow server` in `folder`, answering within the block: its URI and its process."""
+    folder.mkdir(exist_ok=True)
+    port = port or _free_port()
     environment = _clean_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        *options,
+    ]
     log = folder / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -160,9 +178,16 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.2)
         else:
             pytest.fail(f"mlflow server didn't answer: {log.read_text()}")
-        yield uri
+        yield uri, process
     finally:
-        _end_with_children(process)
+        if process.poll() is None:
+            _end_with_children(process)
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _end_with_children(process: subprocess.Popen[bytes]) -> None:

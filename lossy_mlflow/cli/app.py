@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -14,6 +15,7 @@ from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.hparams import hparams
 from lossy_mlflow.cli.models import models
+from lossy_mlflow.cli.outbox import outbox
 from lossy_mlflow.cli.train import train
 from lossy_mlflow.errors import LossyError
 
@@ -41,9 +43,21 @@ def app(verbose: bool) -> None:
         handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s"))
         logging.getLogger("lossy_mlflow").addHandler(handler)
         logging.getLogger("lossy_mlflow").setLevel(logging.INFO)
+    _send_what_waits()
 
 
-for command in (train, hparams, models, resolve, checkpoints, data):
+def _send_what_waits() -> None:
+    """A sender goes on with what a program of this machine has left in the outbox, if its own was killed."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith(("outbox+http", "http")):
+        from lossy_mlflow.outbox.start import take_up
+
+        # What is in the way of this is not in the way of the command.
+        with contextlib.suppress(OSError, LossyError):
+            take_up(uri)
+
+
+for command in (train, hparams, models, resolve, checkpoints, data, outbox):
     app.add_command(command)
 
 

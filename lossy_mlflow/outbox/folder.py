@@ -1,0 +1,287 @@
+"""What lies where in an outbox, and how each file is written so that no reader ever meets half of it.
+
+    OUTBOX/SERVER/server.json             the server's address
+    OUTBOX/SERVER/experiments/ID.json     an experiment that the program knows by ID: its name
+    OUTBOX/SERVER/ids/SERVER_RUN_ID       the key of the run that the server knows by this id
+    OUTBOX/SERVER/runs/KEY/run.json       what the run was created with
+    OUTBOX/SERVER/runs/KEY/OWNER.N.log    journal segments: each has one writer, and is only ever appended to
+    OUTBOX/SERVER/runs/KEY/files/NAME     artifacts, copied
+    OUTBOX/SERVER/runs/KEY/delivered-SERVER.json    how far that server has it all; replaced as a whole
+    OUTBOX/SERVER/runs/KEY/refused.jsonl  what the server refused for good, with its words
+    OUTBOX/SERVER/sender-PLACE            the process that sends from here on this machine
+
+A file of this kind works on a network file system as well, where neither locks nor SQLite's journal are to be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.outbox.address import outbox_root, server_uri, short_name
+from lossy_mlflow.outbox.owner import Owner, read_owner
+from lossy_mlflow.outbox.records import Record, RunView, decode, fold
+
+FORMAT = 1
+_PRIVATE_FOLDER = 0o700
+_PRIVATE_FILE = 0o600
+# A run's key becomes a folder's name: what a program calls its run must not lead anywhere else.
+_SAFE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+def make_private_folder(path: Path) -> None:
+    path.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
+
+
+def write_whole(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Replace the file at `path` by `content` as JSON, at once. `durable`: it is on the disk when this returns."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE), "w") as file:
+            json.dump(content, file, indent=1)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file, or one that another program has spoilt."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+@dataclass(slots=True)
+class Delivered:
+    """How far a server has a run. `offsets` and `file_offsets`: by segment, the bytes whose values, or files, it has or refused.
+
+    `error`: why the rest waits, '' where nothing is in the way.
+    """
+
+    uri: str
+    server_run_id: str = ""
+    experiment_id: str = ""
+    offsets: dict[str, int] = field(default_factory=dict)
+    file_offsets: dict[str, int] = field(default_factory=dict)
+    refused: int = 0
+    error: str = ""
+
+    def forget(self) -> None:
+        """The server has nothing of it: all is to be sent again."""
+        self.server_run_id, self.experiment_id, self.offsets, self.file_offsets = "", "", {}, {}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One journal file. `owner` is None where its name was changed: then nothing is known of its writer."""
+
+    path: Path
+    owner: Owner | None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+    def read(self, offset: int, limit: int | None = None) -> tuple[list[tuple[int, Record]], int, int]:
+        """The records behind `offset`, the offset behind the last, and how many lines were damaged. `limit`: bytes, about."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            data = file.read() if limit is None else file.read(limit)
+            # A record that is longer than the limit is read whole.
+            while limit is not None and b"\n" not in data and (more := file.read(limit)):
+                data += more
+        found = decode(data, offset)
+        return found.records, found.end, found.damaged
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def key(self) -> str:
+        return self.path.name
+
+    @property
+    def files(self) -> Path:
+        return self.path / "files"
+
+    def definition(self) -> dict[str, Any]:
+        """What the run was created with; raises ConflictError for a folder that a newer version has written."""
+        found = read_json(self.path / "run.json") or {}
+        if found.get("format", FORMAT) > FORMAT:
+            raise ConflictError(
+                f"{self.path} was written by a newer version of lossy_mlflow (format {found['format']}, here {FORMAT}).",
+                "Send it with that version: pip install -U lossy-mlflow",
+            )
+        return found
+
+    def define(self, content: Mapping[str, Any]) -> None:
+        make_private_folder(self.path)
+        write_whole(self.path / "run.json", {"format": FORMAT, **content}, durable=True)
+        sync(self.path.parent)
+
+    def segments(self) -> list[Segment]:
+        found = []
+        for path in sorted(self.path.glob("*.log")):
+            name, _, _ = path.name.removesuffix(".log").rpartition(".")
+            found.append(Segment(path, read_owner(name)))
+        return found
+
+    def delivered(self, uri: str) -> Delivered:
+        path = self._delivered_path(uri)
+        found = read_json(path)
+        try:
+            return Delivered(**found) if found else Delivered(server_uri(uri))
+        except TypeError:  # written by another version: sending it all again is safe
+            return Delivered(server_uri(uri))
+
+    def save_delivered(self, state: Delivered) -> None:
+        write_whole(self._delivered_path(state.uri), asdict(state))
+
+    def delivered_time(self, uri: str) -> float:
+        return self._delivered_path(uri).stat().st_mtime
+
+    def _delivered_path(self, uri: str) -> Path:
+        return self.path / f"delivered-{short_name(uri)}.json"
+
+    def refuse(self, entry: Mapping[str, Any]) -> None:
+        """Set aside what the server refused for good."""
+        line = json.dumps(entry) + "\n"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with os.fdopen(os.open(self.path / "refused.jsonl", flags, _PRIVATE_FILE), "a") as file:
+            file.write(line)
+
+    def refused(self) -> list[dict[str, Any]]:
+        try:
+            lines = (self.path / "refused.jsonl").read_text().splitlines()
+        except OSError:
+            return []
+        return [json.loads(line) for line in lines if line]
+
+    def records(self, offsets: Mapping[str, int] | None = None) -> list[tuple[str, Record]]:
+        """The records of every segment, behind `offsets`, each with its writer."""
+        found: list[tuple[str, Record]] = []
+        for segment in self.segments():
+            records, _, _ = segment.read((offsets or {}).get(segment.name, 0))
+            found += [(str(segment.owner or segment.name), record) for _, record in records]
+        return found
+
+    def waiting(self, uri: str) -> list[Record]:
+        """What the server has neither taken nor refused."""
+        state = self.delivered(uri)
+        found = []
+        for segment in self.segments():
+            values, files = state.offsets.get(segment.name, 0), state.file_offsets.get(segment.name, 0)
+            for end, record in segment.read(min(values, files))[0]:
+                if record.kind != "closed" and end > (files if record.kind == "artifact" else values):
+                    found.append(record)
+        return found
+
+    def view(self, offsets: Mapping[str, int] | None = None) -> RunView:
+        """What its records, behind `offsets`, add up to."""
+        return fold(self.records(offsets))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFolder:
+    """All that waits, or waited, for one server."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, uri: str) -> ServerFolder:
+        return cls(outbox_root() / short_name(uri))
+
+    def prepare(self, uri: str) -> None:
+        """Make the folder, private to the user; raises OSError where that can't be."""
+        for path in (
+            self.path.parent,
+            self.path,
+            self.path / "runs",
+            self.path / "ids",
+            self.path / "experiments",
+        ):
+            make_private_folder(path)
+        self.path.parent.chmod(_PRIVATE_FOLDER)
+        if read_json(self.path / "server.json") is None:
+            write_whole(self.path / "server.json", {"format": FORMAT, "uri": server_uri(uri)}, durable=True)
+            sync(self.path.parent)
+
+    def uri(self) -> str | None:
+        found = read_json(self.path / "server.json")
+        return found["uri"] if found and isinstance(found.get("uri"), str) else None
+
+    def run(self, run_id: str) -> RunFolder:
+        """The folder of the run that the program, or the server, knows by this id; it need not exist."""
+        if not _SAFE_KEY.fullmatch(run_id):
+            raise ValueError(f"not a run id: {run_id!r}")
+        own = self.path / "runs" / run_id
+        if not own.exists():
+            found = read_json(self.path / "ids" / run_id)
+            if found and _SAFE_KEY.fullmatch(str(found.get("key", ""))):
+                own = self.path / "runs" / str(found["key"])
+        return RunFolder(own)
+
+    def remember_id(self, server_run_id: str, key: str) -> None:
+        # A run's folder may have been copied here alone.
+        known = (self.path / "ids").is_dir()
+        if known and server_run_id != key and _SAFE_KEY.fullmatch(server_run_id):
+            write_whole(self.path / "ids" / server_run_id, {"key": key})
+
+    def runs(self) -> Iterator[RunFolder]:
+        for path in sorted((self.path / "runs").glob("*")):
+            if path.is_dir():
+                yield RunFolder(path)
+
+    def experiment(self, experiment_id: str) -> dict[str, Any] | None:
+        return read_json(self._experiment_path(experiment_id))
+
+    def remember_experiment(self, experiment_id: str, content: Mapping[str, Any]) -> None:
+        path = self._experiment_path(experiment_id)
+        if read_json(path) != content:
+            write_whole(path, content, durable=True)
+
+    def experiments(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for path in sorted((self.path / "experiments").glob("*.json")):
+            if content := read_json(path):
+                yield path.stem, content
+
+    def _experiment_path(self, experiment_id: str) -> Path:
+        if not _SAFE_KEY.fullmatch(experiment_id):
+            raise ValueError(f"not an experiment id: {experiment_id!r}")
+        return self.path / "experiments" / f"{experiment_id}.json"
+
+
+def server_folders(root: Path) -> list[ServerFolder]:
+    """Those of an outbox; or the one that `root` is itself."""
+    if (root / "server.json").exists():
+        return [ServerFolder(root)]
+    return [ServerFolder(path.parent) for path in sorted(root.glob("*/server.json"))]

@@ -1,0 +1,267 @@
+"""The writing end: this process's own segments, one per run, and the thread that brings them to the disk.
+
+A record is in the kernel's hands when `append` returns, so that it survives the death of the process; within a second it is on
+the disk. A disk that can't take it doesn't stop the program: records wait in memory until it can again.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lossy_mlflow.outbox.folder import RunFolder, make_private_folder, sync
+from lossy_mlflow.outbox.owner import this_process
+from lossy_mlflow.outbox.records import Kind, Record, encode
+
+log = logging.getLogger("lossy_mlflow.outbox")
+
+# Half of the promise's second: one turn to notice, one to write.
+KEEP_EVERY_S = 0.5
+_SEGMENT_BYTES = 4_000_000
+_BACKLOG_BYTES = 64_000_000
+_TRY_AGAIN_AFTER_S = 1.0
+_COPY_BYTES = 1_000_000
+
+_clock_lock = threading.Lock()
+_newest_time = 0
+
+
+def _renew_clock_lock() -> None:
+    global _clock_lock
+    _clock_lock = threading.Lock()
+
+
+# Another thread may hold it at that moment: in the child nobody would ever let it go.
+os.register_at_fork(after_in_child=_renew_clock_lock)
+
+
+def now_ms() -> int:
+    """The time in milliseconds since 1970. It never goes backwards within a process, though the machine's clock may."""
+    global _newest_time
+    with _clock_lock:
+        _newest_time = max(_newest_time, int(time.time() * 1000))
+        return _newest_time
+
+
+class Journal:
+    """What this process has logged of one run. Threads may share it; a forked child makes its own."""
+
+    def __init__(self, folder: RunFolder, definition: Mapping[str, Any] | None) -> None:
+        self.folder = folder
+        self._definition = definition
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._path = Path()
+        self._size = 0
+        self._number = 0
+        self._unsynced = False
+        self._unsynced_files: list[Path] = []
+        self._backlog: collections.deque[bytes] = collections.deque()
+        self._backlog_bytes = 0
+        self._tried = 0.0
+        self.lost = 0
+        with self._lock:
+            self._write_backlog()
+
+    def append(self, kind: Kind, content: Any) -> None:
+        """Keep one record. Never raises for what a disk does: see `waiting_in_memory` and `lost`."""
+        with self._lock:
+            line = encode(Record(now_ms(), kind, content))
+            if self._backlog or self._definition is not None:
+                self._keep_in_memory(line)
+                if time.monotonic() - self._tried > _TRY_AGAIN_AFTER_S:
+                    self._write_backlog()
+                return
+            try:
+                self._write(line)
+            except OSError as error:
+                self._keep_in_memory(line)
+                self._complain(error)
+
+    def add_file(self, source: Path, path: str) -> None:
+        """Keep a copy of the file `source` as the run's artifact `path`; the record comes after the copy is whole."""
+        name = uuid.uuid4().hex
+        copy = self.folder.files / name
+        try:
+            make_private_folder(self.folder.files)
+            _copy_privately(source, copy)
+            size = copy.stat().st_size
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                copy.unlink()
+            if error.filename == str(source):
+                raise  # the caller's own mistake
+            with self._lock:
+                self.lost += 1
+                self._complain(error)
+            return
+        with self._lock:
+            self._unsynced_files.append(copy)
+        self.append("artifact", {"file": name, "path": path, "size": size})
+
+    def keep(self) -> None:
+        """Bring what was appended to the disk; called by the keeper's thread."""
+        with self._lock:
+            if self._backlog or self._definition is not None:
+                self._write_backlog()
+            try:
+                # One of its own: other threads may go on to the next segment meanwhile, which closes this one.
+                descriptor = (
+                    os.dup(self._descriptor) if self._descriptor is not None and self._unsynced else None
+                )
+            except OSError as error:
+                self._complain(error)
+                return
+            self._unsynced = False
+            files, self._unsynced_files = self._unsynced_files, []
+        try:
+            for path in [*files, self.folder.files] if files else []:
+                _sync_if_there(path)
+            if descriptor is not None:
+                os.fsync(descriptor)
+        except OSError as error:
+            with self._lock:
+                self._unsynced = True
+                self._unsynced_files += files
+                self._complain(error)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    @property
+    def waiting_in_memory(self) -> int:
+        return len(self._backlog)
+
+    def end(self) -> tuple[str, int]:
+        """The name of the newest segment, and its size."""
+        with self._lock:
+            return self._path.name, self._size
+
+    def _write(self, line: bytes) -> None:
+        if self._descriptor is None or self._size > _SEGMENT_BYTES:
+            self._open_segment()
+        assert self._descriptor is not None
+        written = os.write(self._descriptor, line)
+        if written < len(line):
+            # A full disk took a part of it: a torn line in the middle would spoil the next one.
+            os.ftruncate(self._descriptor, self._size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._size += written
+        self._unsynced = True
+
+    def _open_segment(self) -> None:
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        while True:
+            path = self.folder.path / f"{this_process()}.{self._number:06d}.log"
+            self._number += 1
+            try:
+                self._descriptor = os.open(path, flags, 0o600)
+            except FileExistsError:  # this process has logged into the run before, through another journal
+                continue
+            break
+        self._path, self._size = path, 0
+        sync(self.folder.path)
+
+    def _keep_in_memory(self, line: bytes) -> None:
+        if self._backlog_bytes + len(line) > _BACKLOG_BYTES:
+            self.lost += 1
+            return
+        self._backlog.append(line)
+        self._backlog_bytes += len(line)
+
+    def _write_backlog(self) -> None:
+        self._tried = time.monotonic()
+        try:
+            if self._definition is not None:
+                self.folder.define(self._definition)
+                self._definition = None
+            while self._backlog:
+                self._write(self._backlog[0])
+                self._backlog_bytes -= len(self._backlog.popleft())
+        except OSError as error:
+            self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        _complain_once(f"{self.folder.path}: {error.strerror}")
+
+    def close(self) -> None:
+        """The process ends in order: whoever finds its segments needs not take it for dead."""
+        self.append("closed", None)
+        self.keep()
+
+
+def _copy_privately(source: Path, copy: Path) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with source.open("rb") as read, os.fdopen(os.open(copy, flags, 0o600), "wb") as written:
+        shutil.copyfileobj(read, written, _COPY_BYTES)
+
+
+def _sync_if_there(path: Path) -> None:
+    """A file or a folder; one that somebody has removed must not keep the rest from the disk."""
+    with contextlib.suppress(FileNotFoundError):
+        sync(path)
+
+
+_complaints: set[str] = set()
+
+
+def _complain_once(text: str) -> None:
+    if text not in _complaints:
+        _complaints.add(text)
+        log.warning("what is logged can't be written (%s): it is kept in memory, and training goes on", text)
+
+
+class Journals:
+    """Every journal of this process, and the thread that keeps them."""
+
+    def __init__(self, on_turn: Callable[[], None]) -> None:
+        """`on_turn` is called about twice a second, from a thread, while there is a journal."""
+        self._lock = threading.Lock()
+        self._journals: dict[str, Journal] = {}
+        self._on_turn = on_turn
+        self._thread: threading.Thread | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    def get(self, run_id: str) -> Journal | None:
+        return self._journals.get(run_id)
+
+    def open(self, run_id: str, folder: RunFolder, definition: Mapping[str, Any] | None = None) -> Journal:
+        """The journal of the run that the program knows by `run_id`. `definition`: what a new one was created with."""
+        with self._lock:
+            if run_id not in self._journals:
+                self._journals[run_id] = Journal(folder, definition)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._keep_all, name="lossy-outbox", daemon=True)
+                self._thread.start()
+            return self._journals[run_id]
+
+    def all(self) -> list[Journal]:
+        with self._lock:
+            return list(self._journals.values())
+
+    def _keep_all(self) -> None:
+        while True:
+            time.sleep(KEEP_EVERY_S)
+            for journal in self.all():
+                journal.keep()
+            self._on_turn()
+
+    def _forget(self) -> None:
+        """In a forked child: its parent's segments are its parent's, and so is the thread."""
+        self._lock = threading.Lock()
+        self._journals = {}
+        self._thread = None

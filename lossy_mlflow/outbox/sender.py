@@ -1,0 +1,164 @@
+"""The process that delivers one server's folder, and ends the runs of programs that died: one a folder and machine.
+
+    python -m lossy_mlflow.outbox.sender SERVER_FOLDER
+
+It ends when all is delivered and no program writes any more; until then it tries again, however long the server is away. Where
+it is killed, the next program that logs, or the next `lossy` command, starts another.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from lossy_mlflow.errors import LossyError
+from lossy_mlflow.outbox.address import server_uri
+from lossy_mlflow.outbox.api import Api, WaitingError
+from lossy_mlflow.outbox.claim import claim, release, sender_file
+from lossy_mlflow.outbox.deliver import RunDelivery, must_be_closed
+from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
+from lossy_mlflow.outbox.journal import Journal, now_ms
+from lossy_mlflow.outbox.owner import Owner, read_owner, this_process
+
+DIED = "The process died before it could end the run (kill -9, out of memory, or os._exit)."
+_TURN_S = 0.5
+_IDLE_TURNS = 6
+_LONGEST_WAIT_S = 30.0
+_GIVE_UP_AFTER_S = 24 * 3600
+_KEEP_DELIVERED_S = 7 * 24 * 3600
+
+
+class Sender:
+    """The turns of one sender over a server's folder."""
+
+    def __init__(self, folder: ServerFolder, uri: str) -> None:
+        self._folder = folder
+        self._uri = uri
+        self._api = Api(uri)
+        self._deliveries: dict[Path, RunDelivery] = {}
+        self._done: set[Path] = set()
+        self._try_run_at: dict[Path, float] = {}
+        self._journals: dict[Path, Journal] = {}
+        self._judged: dict[Path, list[tuple[int, bool | None]]] = {}
+
+    def turn(self) -> tuple[bool, bool]:
+        """Deliver what can be; returns whether anything waits still, and whether a program is at work that may log more.
+
+        Raises WaitingError where the server takes nothing now.
+        """
+        waits = alive = False
+        for run in self._folder.runs():
+            if run.path in self._done:
+                continue
+            living = self._somebody_writes(run)
+            alive = alive or living
+            if self._deliver(run, last=not living):
+                waits = True
+            elif not living:
+                self._deliveries.pop(run.path)
+                self._done.add(run.path)
+        return waits, alive
+
+    def _somebody_writes(self, run: RunFolder) -> bool:
+        owners = [segment.owner for segment in run.segments()] or [
+            read_owner(str(run.definition().get("owner", "")))
+        ]
+        return any(_lives_elsewhere(owner) for owner in owners)
+
+    def _deliver(self, run: RunFolder, *, last: bool) -> bool:
+        """Whether something of the run waits still."""
+        now = time.monotonic()
+        if self._try_run_at.get(run.path, 0) > now:
+            return True
+        try:
+            if not run.segments() and self._somebody_writes(run):
+                return True  # it is being created at this moment
+            self._close_if_dead(run)
+            delivery = self._deliveries.setdefault(
+                run.path, RunDelivery(self._folder, run, self._api, self._uri)
+            )
+            delivery.deliver(last=last)
+        except WaitingError as error:
+            if error.everything:
+                raise
+            self._try_run_at[run.path] = now + _LONGEST_WAIT_S
+            return True
+        except (OSError, LossyError):
+            # A disk that can't take the note of what was delivered, or a folder of a newer version: not the others' fault.
+            self._try_run_at[run.path] = now + _LONGEST_WAIT_S
+            return True
+        return False
+
+    def _close_if_dead(self, run: RunFolder) -> None:
+        """Judge the run anew whenever it has grown and one of its writers is dead: to do so takes reading all of it."""
+        segments = run.segments()
+        facts = [(segment.size(), segment.owner.lives() if segment.owner else None) for segment in segments]
+        if segments and not any(lives is False for _, lives in facts):
+            return
+        if self._judged.get(run.path) != facts:
+            if must_be_closed(run, _lives):
+                self._close(run)
+            self._judged[run.path] = facts
+
+    def _close(self, run: RunFolder) -> None:
+        journal = self._journals.setdefault(run.path, Journal(run, None))
+        journal.append("tags", [["state_reason", DIED]])
+        journal.append("state", {"status": "FAILED", "end_time": now_ms()})
+        journal.keep()
+
+    def remove_old(self) -> None:
+        """Remove what was delivered a week ago; until then a server that was restored from a backup can have it again."""
+        for path in self._done:
+            run = RunFolder(path)
+            try:
+                if time.time() - run.delivered_time(self._uri) > _KEEP_DELIVERED_S:
+                    shutil.rmtree(path)
+            except OSError:
+                continue
+
+
+def _lives_elsewhere(owner: Owner | None) -> bool:
+    """Another process, that is, than this sender, which writes a record itself where it closes a dead program's run."""
+    return owner is not None and owner != this_process() and owner.lives() is True
+
+
+def _lives(owner: str) -> bool | None:
+    found = read_owner(owner)
+    return found.lives() if found else None
+
+
+def main() -> None:
+    folder = ServerFolder(Path(sys.argv[1]))
+    uri = folder.uri()
+    # What the environment names as credentials belongs to the server that it names, and to no other.
+    if uri is None or server_uri(os.environ.get("MLFLOW_TRACKING_URI", "")) != uri:
+        sys.exit(f"{folder.path} waits for {uri}, which MLFLOW_TRACKING_URI doesn't name")
+    if not claim(sender_file(folder.path)):
+        return
+    try:
+        _run(Sender(folder, uri))
+    finally:
+        release(sender_file(folder.path))
+
+
+def _run(sender: Sender) -> None:
+    idle, pause = 0, _TURN_S
+    delivered_last = time.monotonic()
+    while idle < _IDLE_TURNS and time.monotonic() - delivered_last < _GIVE_UP_AFTER_S:
+        try:
+            waits, alive = sender.turn()
+            pause = _TURN_S
+            idle = 0 if waits or alive else idle + 1
+            if not waits:
+                delivered_last = time.monotonic()
+        except WaitingError:
+            idle, pause = 0, min(2 * pause, _LONGEST_WAIT_S)
+        time.sleep(pause)
+    sender.remove_old()
+
+
+if __name__ == "__main__":
+    main()

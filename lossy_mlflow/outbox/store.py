@@ -1,0 +1,411 @@
+"""MLflow's tracking store on an outbox: what is logged goes to the disk, what is read comes from the server and the disk.
+
+Whatever isn't overridden here asks the server directly, as MLflow's own store does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlflow.entities import Experiment, Metric, Param, Run, RunData, RunInfo, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2
+from mlflow.protos.service_pb2 import GetExperiment, GetRun, LogInputs, LogOutputs
+from mlflow.store.entities import PagedList
+from mlflow.store.tracking.rest_store import RestStore
+from mlflow.utils.async_logging.run_operations import RunOperations
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.name_utils import _generate_random_name
+from mlflow.utils.proto_json_utils import message_to_json, parse_dict
+
+from lossy_mlflow.outbox.address import PREFIX, server_uri
+from lossy_mlflow.outbox.api import ExistsError, MissingError, RefusedError, WaitingError
+from lossy_mlflow.outbox.folder import RunFolder
+from lossy_mlflow.outbox.owner import this_process
+from lossy_mlflow.outbox.program import Outbox, outbox_for
+from lossy_mlflow.outbox.records import RunView
+from lossy_mlflow.outbox.target import create_run, experiment_id_of
+
+_LOCAL_EXPERIMENT = "outbox-"
+_RUN_FIELDS = ("run_id", "run_uuid", "source_run_id")
+_EXPERIMENT_FIELDS = ("experiment_id", "experiment_ids")
+_PARENT_TAG = "mlflow.parentRunId"
+
+
+class OutboxStore(RestStore):
+    """The store of `outbox+http(s)://...`."""
+
+    def __init__(self, store_uri: str) -> None:
+        plain = store_uri.removeprefix(PREFIX)
+        super().__init__(lambda: get_default_host_creds(plain))
+        self._outbox: Outbox = outbox_for(store_uri)
+
+    # What is logged: never asks the server.
+
+    def log_batch(
+        self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]
+    ) -> None:
+        journal = self._outbox.journal(run_id)
+        if params:
+            journal.append("params", [[param.key, param.value] for param in params])
+        if metrics:
+            journal.append("metrics", [_metric(metric) for metric in metrics])
+        if tags:
+            journal.append("tags", [[tag.key, tag.value] for tag in tags])
+
+    def log_batch_async(
+        self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]
+    ) -> RunOperations:
+        """As `log_batch`: it is as quick, and what an asynchronous queue holds would die with the process."""
+        self.log_batch(run_id, metrics, params, tags)
+        return RunOperations([])
+
+    def log_metric(self, run_id: str, metric: Metric) -> None:
+        self.log_batch(run_id, [metric], [], [])
+
+    def log_param(self, run_id: str, param: Param) -> None:
+        self.log_batch(run_id, [], [param], [])
+
+    def set_tag(self, run_id: str, tag: RunTag) -> None:
+        self.log_batch(run_id, [], [], [tag])
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        self._outbox.append(run_id, "delete_tag", key)
+
+    def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
+        message = LogInputs(
+            datasets=[item.to_proto() for item in datasets or []],
+            models=[item.to_proto() for item in models or []],
+        )
+        self._outbox.append(run_id, "inputs", json.loads(message_to_json(message)))
+
+    def log_outputs(self, run_id: str, models: Any) -> None:
+        message = LogOutputs(models=[item.to_proto() for item in models])
+        self._outbox.append(run_id, "outputs", json.loads(message_to_json(message)))
+
+    def update_run_info(
+        self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
+    ) -> RunInfo:
+        status = RunStatus.to_string(run_status) if run_status else None
+        state = {"status": status, "end_time": end_time, "run_name": run_name}
+        self._outbox.append(run_id, "state", state)
+        return self._local_run(
+            run_id, RunView({}, {}, set(), {}, {}, status or "", end_time, run_name or "")
+        ).info
+
+    def flush_async_logging(self) -> None:
+        self._outbox.flush()
+
+    # Runs and experiments: the server's where it answers at once, else made here and there later.
+
+    def create_run(
+        self, experiment_id: str, user_id: str, start_time: int, tags: Sequence[RunTag], run_name: str | None
+    ) -> Run:
+        key = uuid.uuid4().hex
+        pairs = [{"key": tag.key, "value": tag.value} for tag in tags]
+        named = next((tag.value for tag in tags if tag.key == "mlflow.runName"), None)
+        definition = {
+            "experiment_id": str(experiment_id),
+            **self._experiment_definition(str(experiment_id)),
+            "user_id": user_id,
+            "start_time": start_time,
+            "run_name": run_name or named or _generate_random_name(),
+            "tags": pairs,
+            "owner": str(this_process()),
+        }
+        journal = self._outbox.journal(key, definition)
+        run_id = self._create_on_server(journal.folder, definition) or key
+        journal.append("state", {"status": "RUNNING"})
+        return self._local_run(run_id, journal.folder.view())
+
+    def _create_on_server(self, folder: RunFolder, definition: Mapping[str, Any]) -> str | None:
+        """The server's id of a new run; None where it can't be made now, and is made when the outbox is delivered."""
+        if any(tag["key"] == _PARENT_TAG and self._waits(tag["value"]) for tag in definition["tags"]):
+            return None
+        try:
+            experiment_id = definition["experiment_id"]
+            if experiment_id.startswith(_LOCAL_EXPERIMENT):
+                experiment_id = self._outbox.ask(lambda api: experiment_id_of(api, definition))
+            target = self._outbox.ask(lambda api: create_run(api, folder.key, experiment_id, definition))
+        except (WaitingError, ExistsError):
+            return None
+        except MissingError as error:
+            raise MlflowException(str(error), databricks_pb2.RESOURCE_DOES_NOT_EXIST) from None
+        except RefusedError as error:
+            raise MlflowException(str(error), databricks_pb2.INVALID_PARAMETER_VALUE) from None
+        try:
+            self._outbox.folder.remember_id(target.run_id, folder.key)
+            state = folder.delivered(self._outbox.uri)
+            state.server_run_id, state.experiment_id = target.run_id, target.experiment_id
+            folder.save_delivered(state)
+        except OSError:
+            return None  # without these two files only the key leads to the run
+        return target.run_id
+
+    def _waits(self, run_id: str) -> bool:
+        return self._outbox.server_run_id(run_id) is None
+
+    def get_run(self, run_id: str) -> Run:
+        """The server's answer, with what it doesn't have yet; all that is known here, where it is away."""
+        folder = self._outbox.folder.run(run_id)
+        there = folder.path.exists()
+        state = folder.delivered(self._outbox.uri)
+        server_id = self._outbox.server_run_id(run_id)
+        found: Run | None = None
+        if server_id:
+            try:
+                answer = self._outbox.ask(lambda api: api.get("runs/get", {"run_id": server_id}))
+                found = Run.from_proto(parse(answer, GetRun.Response()).run)
+            except MissingError as error:
+                if not there:
+                    raise MlflowException(str(error), databricks_pb2.RESOURCE_DOES_NOT_EXIST) from None
+            except WaitingError as error:
+                if not there:
+                    raise self._away(f"the run {run_id}", error) from None
+        if found is None:
+            return self._local_run(run_id, folder.view())
+        return self._merged(run_id, found, folder.view(state.offsets) if there else None)
+
+    def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
+        pairs = [{"key": tag.key, "value": tag.value} for tag in tags or []]
+        body = {"name": name, "tags": pairs}
+        if artifact_location:
+            body["artifact_location"] = artifact_location
+        try:
+            identity = str(
+                self._outbox.ask(lambda api: api.post("experiments/create", body))["experiment_id"]
+            )
+        except ExistsError as error:
+            raise MlflowException(str(error), databricks_pb2.RESOURCE_ALREADY_EXISTS) from None
+        except RefusedError as error:
+            raise MlflowException(str(error), databricks_pb2.INVALID_PARAMETER_VALUE) from None
+        except (WaitingError, MissingError):
+            identity = _local_experiment_id(name)
+        definition = {
+            "experiment_name": name,
+            "artifact_location": artifact_location,
+            "experiment_tags": pairs,
+        }
+        self._outbox.folder.remember_experiment(identity, definition)
+        return identity
+
+    def get_experiment(self, experiment_id: str) -> Experiment:
+        identity = str(experiment_id)
+        known = self._outbox.folder.experiment(identity)
+        if known and identity.startswith(_LOCAL_EXPERIMENT):
+            return _experiment(identity, known)
+        try:
+            answer = self._outbox.ask(lambda api: api.get("experiments/get", {"experiment_id": identity}))
+        except MissingError as error:
+            raise MlflowException(str(error), databricks_pb2.RESOURCE_DOES_NOT_EXIST) from None
+        except WaitingError as error:
+            if known:
+                return _experiment(identity, known)
+            raise self._away(f"the experiment {identity}", error) from None
+        return self._remembered(answer)
+
+    def get_experiment_by_name(self, experiment_name: str) -> Experiment | None:
+        local = self._outbox.folder.experiment(_local_experiment_id(experiment_name))
+        try:
+            answer = self._outbox.ask(
+                lambda api: api.get("experiments/get-by-name", {"experiment_name": experiment_name})
+            )
+        except MissingError:
+            # Made offline, and not delivered yet.
+            return _experiment(_local_experiment_id(experiment_name), local) if local else None
+        except WaitingError:
+            return (
+                _experiment(_local_experiment_id(experiment_name), local)
+                if local
+                else self._known(experiment_name)
+            )
+        return self._remembered(answer)
+
+    def _known(self, name: str) -> Experiment | None:
+        """An experiment that the server has told of before."""
+        for identity, content in self._outbox.folder.experiments():
+            if content.get("experiment_name") == name:
+                return _experiment(identity, content)
+        return None
+
+    def _remembered(self, answer: Mapping[str, Any]) -> Experiment:
+        found = Experiment.from_proto(parse(answer, GetExperiment.Response()).experiment)
+        self._outbox.folder.remember_experiment(found.experiment_id, {"experiment_name": found.name})
+        return found
+
+    def _experiment_definition(self, experiment_id: str) -> dict[str, Any]:
+        known = self._outbox.folder.experiment(experiment_id)
+        if known is None:
+            try:
+                self.get_experiment(experiment_id)
+            except MlflowException:
+                # 0 is the one that every server has.
+                return {"experiment_name": "Default"} if experiment_id == "0" else {}
+            known = self._outbox.folder.experiment(experiment_id)
+        return known or {}
+
+    # Reading
+
+    def get_metric_history(
+        self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
+    ) -> PagedList[Metric]:
+        """The server's points, and those that it doesn't have yet on the last page."""
+        folder = self._outbox.folder.run(run_id)
+        offsets = folder.delivered(self._outbox.uri).offsets
+        points: PagedList[Metric] = PagedList([], None)
+        if not self._waits(run_id):
+            try:
+                self._outbox.check_server()
+                points = super().get_metric_history(run_id, metric_key, max_results, page_token)
+            except WaitingError as error:
+                if not folder.path.exists():
+                    raise self._away(f"the run {run_id}", error) from None
+                offsets = {}
+        if points.token or not folder.path.exists():
+            return points
+        have = {_identity(point) for point in points}
+        for _, record in folder.records(offsets):
+            if record.kind == "metrics":
+                more = [_metric_entity(entry, run_id) for entry in record.content if entry[0] == metric_key]
+                points += [point for point in more if _identity(point) not in have]
+                have |= {_identity(point) for point in more}
+        return points
+
+    def _search_runs(self, *arguments: Any, **named: Any) -> tuple[list[Run], str | None]:
+        self._outbox.wait_until_delivered()
+        runs, token = super()._search_runs(*arguments, **named)
+        return [self._merged(run.info.run_id, run, None) for run in runs], token
+
+    def _call_endpoint(self, api: Any, json_body: Any = None, *arguments: Any, **named: Any) -> Any:
+        """Every call that goes to the server names runs and experiments as the server does."""
+        try:
+            self._outbox.check_server()
+        except WaitingError as error:
+            raise self._away("that", error) from None
+        if json_body:
+            json_body = json.dumps(self._as_the_server_has_it(json.loads(json_body)))
+        return super()._call_endpoint(api, json_body, *arguments, **named)
+
+    def _as_the_server_has_it(self, body: Any) -> Any:
+        if isinstance(body, list):
+            return [self._as_the_server_has_it(item) for item in body]
+        if not isinstance(body, dict):
+            return body
+        return {key: self._translated(key, value) for key, value in body.items()}
+
+    def _translated(self, field: str, value: Any) -> Any:
+        if field in _RUN_FIELDS and isinstance(value, str) and value:
+            return self._known_run_id(value)
+        if field in _EXPERIMENT_FIELDS:
+            if isinstance(value, list):
+                return [self._known_experiment_id(str(item)) for item in value]
+            return self._known_experiment_id(str(value))
+        return self._as_the_server_has_it(value)
+
+    def _known_run_id(self, run_id: str) -> str:
+        if self._waits(run_id):
+            self._outbox.wait_until_delivered()
+        found = self._outbox.server_run_id(run_id)
+        if found is None:
+            raise self._away(f"the run {run_id}", "it waits in the outbox still")
+        return found
+
+    def _known_experiment_id(self, experiment_id: str) -> str:
+        known = self._outbox.folder.experiment(experiment_id)
+        if known is None or not experiment_id.startswith(_LOCAL_EXPERIMENT):
+            return experiment_id
+        try:
+            return self._outbox.ask(lambda api: experiment_id_of(api, known))
+        except (WaitingError, MissingError) as error:
+            raise self._away(f"the experiment {known['experiment_name']!r}", error) from None
+
+    def _away(self, what: str, why: object) -> MlflowException:
+        return MlflowException(
+            f"The tracking server {server_uri(self._outbox.uri)} can't be asked for {what}: {why}. Logging goes on"
+            " without it; what reads from it must wait.",
+            databricks_pb2.TEMPORARILY_UNAVAILABLE,
+        )
+
+    # Views
+
+    def _merged(self, run_id: str, found: Run, news: RunView | None) -> Run:
+        """The server's run under the program's id, with the program's newest values, and artifacts by way of the outbox."""
+        news = news or RunView({}, {}, set(), {}, {})
+        data = found.data
+        tags = {key: value for key, value in data.tags.items() if key not in news.deleted_tags} | news.tags
+        metrics = {metric.key: metric for metric in data._metric_objs}
+        for key, (step, timestamp, value) in news.metrics.items():
+            old = metrics.get(key)
+            if old is None or (step, timestamp) >= (old.step, old.timestamp):
+                metrics[key] = Metric(key, value, timestamp, step)
+        info = found.info
+        return Run(
+            RunInfo(
+                run_id=run_id,
+                experiment_id=info.experiment_id,
+                user_id=info.user_id,
+                status=news.status or info.status,
+                start_time=info.start_time,
+                end_time=news.end_time if news.status else info.end_time,
+                lifecycle_stage=info.lifecycle_stage,
+                artifact_uri=self._outbox.artifact_uri(run_id),
+                run_name=news.run_name or info.run_name,
+            ),
+            RunData(
+                list(metrics.values()),
+                [Param(key, value) for key, value in (news.params | data.params).items()],
+                [RunTag(key, value) for key, value in tags.items()],
+            ),
+        )
+
+    def _local_run(self, run_id: str, view: RunView) -> Run:
+        """The run as far as this machine knows it."""
+        definition = self._outbox.folder.run(run_id).definition()
+        tags = {tag["key"]: tag["value"] for tag in definition.get("tags", [])}
+        tags["mlflow.runName"] = definition.get("run_name", "")
+        start = RunInfo(
+            run_id=run_id,
+            experiment_id=definition.get("experiment_id", ""),
+            user_id=definition.get("user_id", ""),
+            status="RUNNING",
+            start_time=int(definition.get("start_time", 0)),
+            end_time=None,
+            lifecycle_stage="active",
+            run_name=definition.get("run_name", ""),
+        )
+        tag_entities = [RunTag(key, value) for key, value in tags.items()]
+        return self._merged(run_id, Run(start, RunData([], [], tag_entities)), view)
+
+
+def parse(answer: Mapping[str, Any], message: Any) -> Any:
+    """`message` filled with what the server's JSON says."""
+    parse_dict(answer, message)
+    return message
+
+
+def _metric(metric: Metric) -> list[Any]:
+    entry = [metric.key, metric.value, metric.timestamp, metric.step]
+    model = [metric.model_id, metric.dataset_name, metric.dataset_digest]
+    return entry + model if any(model) else entry
+
+
+def _metric_entity(entry: Sequence[Any], run_id: str) -> Metric:
+    key, value, timestamp, step, *model = entry
+    names = ("model_id", "dataset_name", "dataset_digest")
+    return Metric(key, value, timestamp, step, run_id=run_id, **dict(zip(names, model, strict=False)))
+
+
+def _identity(point: Metric) -> tuple[int, int, str]:
+    return point.step, point.timestamp, repr(point.value)
+
+
+def _local_experiment_id(name: str) -> str:
+    return _LOCAL_EXPERIMENT + hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def _experiment(identity: str, content: Mapping[str, Any]) -> Experiment:
+    return Experiment(identity, content["experiment_name"], content.get("artifact_location") or "", "active")

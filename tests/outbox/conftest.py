@@ -1,0 +1,106 @@
+"""A real server behind a proxy that can fail, and programs that log to it by way of an outbox of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from lossy_mlflow.outbox.books import OutboxRun, list_outbox
+from lossy_mlflow.outbox.owner import read_owner
+from tests.conftest import Workplace
+from tests.outbox.proxy import Proxy
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first true value of `condition`; fails the test where there is none within `seconds`."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    pytest.fail(f"not within {seconds} s: {what}")
+
+
+class OutboxPlace:
+    """An outbox of a test's own, the proxy before the server, and a plain client that asks the server itself."""
+
+    def __init__(self, workplace: Workplace, server: str) -> None:
+        self.proxy = Proxy(server)
+        self.server = server
+        self.client = MlflowClient(server)
+        self.workplace = workplace
+        self.root = workplace.folder.parent / "outbox"
+        self.environment = workplace.environment | {
+            "LOSSY_OUTBOX_DIR": str(self.root),
+            "MLFLOW_TRACKING_URI": f"outbox+{self.proxy.uri}",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        }
+
+    def start(self, code: str, *words: str, **variables: str) -> subprocess.Popen[str]:
+        """A program of its own that runs `code`."""
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            cwd=self.workplace.folder,
+            env=self.environment | variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, code: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(code, *words, **variables)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(code, process.returncode, out, err)
+
+    def lossy(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.workplace.run(*self.workplace.command(*words), env=self.environment | variables)
+
+    def runs(self) -> list[OutboxRun]:
+        return list_outbox(self.root)
+
+    def senders(self) -> list[psutil.Process]:
+        """The senders that are at work for this outbox."""
+        found = []
+        for path in self.root.glob("*/sender-*"):
+            owner = read_owner(path.read_text())
+            if owner and owner.lives():
+                found.append(psutil.Process(owner.pid))
+        return found
+
+    def wait_until_delivered(self, seconds: float = 60) -> None:
+        wait_for(lambda: self.runs() and not any(run.waiting for run in self.runs()), seconds, "delivery")
+
+    def on_server(self, name: str) -> list[Any]:
+        """The server's active runs with this name."""
+        ids = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        return list(self.client.search_runs(ids, f"attributes.run_name = '{name}'"))
+
+    def points(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        return sorted((point.step, point.value) for point in self.client.get_metric_history(run_id, key))
+
+
+@pytest.fixture
+def place(workplace: Workplace, mlflow_server: str) -> Iterator[OutboxPlace]:
+    made = OutboxPlace(workplace, mlflow_server)
+    try:
+        yield made
+    finally:
+        for sender in made.senders():
+            sender.kill()
+            sender.wait(10)
+        made.proxy.close()
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A run's name that no other test has: the server is shared."""
+    return f"{request.node.name[:40].replace('[', '-').replace(']', '')}-{tmp_path.name}"
