@@ -6,18 +6,36 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import platformdirs
+
+from lossy_mlflow.errors import UsageError
 
 PREFIX = "outbox+"
 FOLDER_VARIABLE = "LOSSY_OUTBOX_DIR"
 
 
 def server_uri(uri: str) -> str:
-    """The server's plain address: without `outbox+`, without a user and a password, without a slash at its end."""
+    """The server's plain address: without `outbox+`, without a user and a password, without a slash at its end.
+
+    Raises UsageError for an address in which a password would be taken for a part of the path.
+    """
     parts = urlsplit(uri.removeprefix(PREFIX))
+    if not _is_clear(parts):
+        raise UsageError(
+            f"The tracking server's address after {parts.scheme}:// can't be told from its user and password.",
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead, or write / ? # @ in them as %2F %3F %23 %40.",
+        )
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+
+def _is_clear(parts: SplitResult) -> bool:
+    try:
+        _ = parts.port
+    except ValueError:
+        return False
+    return "@" not in parts.path + parts.query + parts.fragment
 
 
 def credentials_in(uri: str) -> dict[str, str]:

@@ -112,12 +112,17 @@ class Outbox:
         self.flush()
         ends = [(journal.folder, *journal.end()) for journal in self._journals.all()]
         until = time.monotonic() + limit_s
-        while not all(_has_arrived(folder, self.uri, name, size) for folder, name, size in ends):
+        while self._in_memory() or not all(
+            _has_arrived(folder, self.uri, name, size) for folder, name, size in ends
+        ):
             if time.monotonic() > until or time.monotonic() < self._away_until:
                 return False
             self._look_after_sender()
             time.sleep(_LOOK_EVERY_S)
         return True
+
+    def _in_memory(self) -> bool:
+        return any(journal.waiting_in_memory for journal in self._journals.all())
 
     def _look_after_sender(self) -> None:
         if self._used:

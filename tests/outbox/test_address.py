@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lossy_mlflow.errors import UsageError
 from lossy_mlflow.outbox.address import credentials_in, outbox_root, server_uri, short_name
 
 
@@ -139,3 +140,19 @@ def test_without_the_variable_it_is_the_state_folder(
     assert root.is_relative_to(tmp_path)
     # A restart empties a temporary folder, and what waits in it would be gone.
     assert not root.is_relative_to(tmp_path / "temporary")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://user:pa/ss@host",
+        "http://user:pa?ss@host",
+        "outbox+http://user:pa#ss@host",
+        "http://user:12/x@host",
+    ],
+)
+def test_an_address_that_would_give_away_a_part_of_its_password_is_refused(uri: str) -> None:
+    with pytest.raises(UsageError, match="can't be told") as raised:
+        server_uri(uri)
+    assert "pa" not in str(raised.value).replace("password", "")
+    assert "MLFLOW_TRACKING_PASSWORD" in raised.value.hint
