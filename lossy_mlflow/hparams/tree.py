@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -63,7 +64,12 @@ class Hparam:
         return flatten(self) == flatten(other) if isinstance(other, Hparam) else NotImplemented
 
     def __repr__(self) -> str:
-        return f"Hparam({', '.join(f'{name}={value!r}' for name, value in self._fields.items())})"
+        # A name like "as" is a field, and no keyword argument.
+        written = [
+            f"**{{{name!r}: {value!r}}}" if keyword.iskeyword(name) else f"{name}={value!r}"
+            for name, value in self._fields.items()
+        ]
+        return f"Hparam({', '.join(written)})"
 
     def __getstate__(self) -> tuple[dict[str, Value | Hparam], dict[str, str], bool]:
         return dict(self._fields), dict(self._origins), self._frozen

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.outbox.api import Api, MissingError, RefusedError, WaitingError
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.records import Record
+from lossy_mlflow.outbox.records import Record, RunView
 from lossy_mlflow.outbox.start import something_waits
 from lossy_mlflow.outbox.target import Target, experiment_id_of, find_or_create_run, get_run
 from lossy_mlflow.outbox.upload import upload_with_mlflow
@@ -196,20 +196,48 @@ class RunDelivery:
                     "params", [{"key": k, "value": v} for content in contents for k, v in content]
                 )
             case "tags":
-                newest = {key: value for content in contents for key, value in content}
-                tags = [{"key": key, "value": value} for key, value in newest.items()]
-                self._log_batch("tags", self._translated(tags))
+                self._send_tags({key: value for content in contents for key, value in content})
             case "delete_tag":
                 for key in contents:
                     self._delete_tag(key)
             case "state":
-                # Of several words about the state the last one tells it.
-                self._post_or_refuse("runs/update", _merged(contents))
+                self._send_state(_merged(contents))
             case "inputs" | "outputs":
                 for content in contents:
                     self._post_or_refuse(f"runs/{'log-inputs' if kind == 'inputs' else 'outputs'}", content)
             case _:  # artifacts go their own way; "closed" is for whoever looks after the dead
                 pass
+
+    def _send_tags(self, tags: dict[str, Any]) -> None:
+        """The newest values of these tags. Another sender may have sent newer ones already: an older one must not come last."""
+        sent: dict[str, Any] = {}
+        while (newest := {key: self._news().tags.get(key, value) for key, value in tags.items()}) != sent:
+            entries = [
+                {"key": key, "value": value} for key, value in newest.items() if sent.get(key) != value
+            ]
+            self._log_batch("tags", self._translated(entries))
+            sent = newest
+
+    def _send_state(self, state: dict[str, Any]) -> None:
+        """The state, unless it is RUNNING and the run has ended since: its end comes by itself, after its values.
+
+        Then, as with tags, what is newer.
+        """
+        if state.get("status") == "RUNNING" and self._news().status in _ENDED:
+            state = {key: value for key, value in state.items() if key != "status"}
+        sent: dict[str, Any] = {}
+        while state != sent:
+            self._post_or_refuse("runs/update", state)
+            sent = state
+            news = self._news()
+            if "status" in state and news.status not in ("", state["status"]):
+                state = {**state, "status": news.status}
+                if news.end_time:
+                    state["end_time"] = news.end_time
+
+    def _news(self) -> RunView:
+        """What the records add up to that are not delivered yet, those included that were written a moment ago."""
+        return self._folder.view(self._delivered.offsets)
 
     def _log_batch(self, field: str, entries: Sequence[dict[str, Any]]) -> None:
         for piece in _pieces(entries, _BATCH[field]):

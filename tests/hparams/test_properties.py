@@ -3,7 +3,7 @@
 import json
 import math
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lossy_mlflow.errors import UsageError
@@ -129,6 +129,7 @@ def test_a_finished_tree_gives_out_nothing_that_changes_it(tree):
 
 @no_deadline
 @given(trees)
+@example(Hparam(**{"as": None}))
 def test_repr_builds_the_tree_again(tree):
     rebuilt = eval(repr(tree), {"Hparam": Hparam, "nan": math.nan, "inf": math.inf})  # noqa: S307 - our own repr
     assert rebuilt == tree
