@@ -36,12 +36,12 @@ def run_label(hparam_set: str, e_name: str = "") -> str:
 
 def _refuse_bad_e_name(e_name: str) -> None:
     forbidden = sorted(
-        {character for character in e_name if character in "/:@" or not character.isprintable()}
+        {character for character in e_name if character in "/:@?" or not character.isprintable()}
     )
     if forbidden:
         raise UsageError(
             f"The e_name {e_name!r} holds {', '.join(map(repr, forbidden))}.",
-            "It becomes part of a model's name: no / : @, no control characters.",
+            "It becomes part of a model's name: no / : @ ?, no control characters.",
         )
     if e_name != e_name.strip():
         raise UsageError(f"The e_name {e_name!r} begins or ends with a blank.", "Write it without.")

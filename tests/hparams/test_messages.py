@@ -235,9 +235,9 @@ CASES = {
     ),
     "e_name with a slash": (
         USAGE,
-        lambda: run_label("vae10_mnist", "a/b:c"),
-        "The e_name 'a/b:c' holds '/', ':'.",
-        "It becomes part of a model's name: no / : @, no control characters.",
+        lambda: run_label("vae10_mnist", "a/b:c?"),
+        "The e_name 'a/b:c?' holds '/', ':', '?'.",
+        "It becomes part of a model's name: no / : @ ?, no control characters.",
     ),
     "e_name with a blank": (
         USAGE,
