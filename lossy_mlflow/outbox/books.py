@@ -87,7 +87,7 @@ def send(folder: Path, to: str | None, named: str, progress: Callable[[str], Non
         )
     uri = _server_for(runs, to, named)
     api = Api(uri)
-    waiting, problems = 0, []
+    problems = []
     for server, run in runs:
         if progress:
             progress(f"{run.definition().get('run_name') or run.key}: {len(run.waiting(uri))} records")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from lossy_mlflow.errors import LossyError
 from lossy_mlflow.outbox.api import Api, MissingError, RefusedError, WaitingError
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.records import Record, RunView
@@ -56,21 +55,20 @@ class RunDelivery:
         self._ended = False
         self._sizes: dict[str, int] = {}
 
-    def deliver(self, *, last: bool = False) -> bool:
-        """Deliver all that stands in the folder now; returns whether anything was sent. `last`: nobody writes any more.
+    def deliver(self, *, last: bool = False) -> None:
+        """Deliver all that stands in the folder now. `last`: nobody writes any more.
 
         The first time it is asked whether the server still has the run, though nothing waits: it may have been restored from a
         backup. Raises WaitingError where something can't be delivered yet: the folder then says why, and the rest is through.
         """
         try:
-            sent = self._deliver_again_if_missing(last)
+            self._deliver_again_if_missing(last)
         except WaitingError as error:
             if not error.everything and not something_waits(self._folder, self._uri):
-                return False  # somebody has deleted a run that is delivered: that is no fault
+                return  # somebody has deleted a run that is delivered: that is no fault
             self._note(str(error))
             raise
         self._note("")
-        return sent
 
     def resolve(self) -> Target:
         """The run on the server, found or made."""
@@ -85,41 +83,40 @@ class RunDelivery:
             self._server.remember_id(self._target.run_id, self._folder.key)
         return self._target
 
-    def _deliver_again_if_missing(self, last: bool) -> bool:
+    def _deliver_again_if_missing(self, last: bool) -> None:
         try:
-            return self._deliver(last)
+            self._deliver(last)
         except MissingError:
             # The server was restored from a backup, or somebody purged the run: it is made again, with all there was.
             self._delivered.forget()
             self._target = None
             try:
-                return self._deliver(last)
+                self._deliver(last)
             except MissingError as error:
                 raise WaitingError(f"the server doesn't know it: {error}") from error
 
-    def _deliver(self, last: bool) -> bool:
+    def _deliver(self, last: bool) -> None:
         if self._target is not None and not something_waits(self._folder, self._uri):
             if last:
                 self._settle()
-            return False
+            return
         self.resolve()
         # Up to here, and not after a program that goes on writing: each of its records would be sent by itself.
         self._sizes = {segment.name: segment.size() for segment in self._folder.segments()}
-        sent = self._deliver_values(through_the_end=False)
+        self._deliver_values(through_the_end=False)
         blocked: WaitingError | None = None
         try:
-            sent = self._deliver_files() or sent
+            self._deliver_files()
         except WaitingError as error:
             if error.everything:
                 raise
             # What is in a file's way is not in the way of the run's values, nor of its end.
             blocked = error
-        sent = self._deliver_values(through_the_end=True) or sent
+        self._deliver_values(through_the_end=True)
         if blocked:
             raise blocked
         if self._ended or last:
             self._settle()
-        return sent
 
     def _settle(self) -> None:
         """After the last batch: where another sender has made the run as well, all goes to the one that stays."""
@@ -147,15 +144,14 @@ class RunDelivery:
 
     # Values
 
-    def _deliver_values(self, *, through_the_end: bool) -> bool:
-        sent = False
+    def _deliver_values(self, *, through_the_end: bool) -> None:
         while True:
             items = self._undelivered(files=False)
             if not through_the_end:
                 ends = next((place for place, item in enumerate(items) if item.ends_the_run), len(items))
                 items = items[:ends]
             if not items:
-                return sent
+                return
             self._settled = False
             self._ended = self._ended or any(item.ends_the_run for item in items)
             for group in _groups(items):
@@ -163,7 +159,6 @@ class RunDelivery:
                 for item in group:
                     self._delivered.offsets[item.segment] = item.end
                 self._save()
-            sent = True
 
     def _undelivered(self, *, files: bool) -> list[_Item]:
         """The next records of all segments, in the order of their times."""
@@ -175,8 +170,7 @@ class RunDelivery:
                 continue
             records, end, damaged = segment.read(offset, length)
             if damaged and not files:
-                why = LossyError(f"{damaged} lines fail their checksum")
-                self._refuse("journal", {"segment": segment.name}, why)
+                self._refuse("journal", {"segment": segment.name}, f"{damaged} lines fail their checksum")
             if not records and damaged:
                 (self._delivered.file_offsets if files else self._delivered.offsets)[segment.name] = end
             streams.append([_Item(segment.name, behind, record) for behind, record in records])
@@ -211,12 +205,16 @@ class RunDelivery:
     def _send_tags(self, tags: dict[str, Any]) -> None:
         """The newest values of these tags. Another sender may have sent newer ones already: an older one must not come last."""
         sent: dict[str, Any] = {}
-        while (newest := {key: self._news().tags.get(key, value) for key, value in tags.items()}) != sent:
+        while (newest := self._newest(tags)) != sent:
             entries = [
                 {"key": key, "value": value} for key, value in newest.items() if sent.get(key) != value
             ]
             self._log_batch("tags", self._translated(entries))
             sent = newest
+
+    def _newest(self, tags: dict[str, Any]) -> dict[str, Any]:
+        news = self._news().tags
+        return {key: news.get(key, value) for key, value in tags.items()}
 
     def _send_state(self, state: dict[str, Any]) -> None:
         """The state, unless it is RUNNING and the run has ended since: its end comes by itself, after its values.
@@ -278,9 +276,9 @@ class RunDelivery:
         """A deleted run refuses whatever it is given: that is not the values' fault. Raises WaitingError."""
         get_run(self._api, self.resolve().run_id)
 
-    def _refuse(self, what: str, content: dict[str, Any], error: Exception) -> None:
+    def _refuse(self, what: str, content: dict[str, Any], why: object) -> None:
         with contextlib.suppress(OSError):
-            self._folder.refuse({"what": what, "content": content, "why": str(error)[:2000]})
+            self._folder.refuse({"what": what, "content": content, "why": str(why)[:2000]})
         self._delivered.refused += 1
 
     def _translated(self, tags: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -301,18 +299,15 @@ class RunDelivery:
 
     # Files
 
-    def _deliver_files(self) -> bool:
-        sent = False
+    def _deliver_files(self) -> None:
         while items := self._undelivered(files=True):
             for item in items:
                 if item.record.kind == "artifact":
                     self._deliver_file(item.record.content)
-                    sent = True
                 self._delivered.file_offsets[item.segment] = item.end
                 if item.record.kind == "artifact":
                     self._save()
             self._save()
-        return sent
 
     def _deliver_file(self, content: dict[str, Any]) -> None:
         path = self._folder.files / content["file"]

@@ -90,6 +90,10 @@ class Delivered:
     refused: int = 0
     error: str = ""
 
+    def reached(self, segment: str) -> int:
+        """The offset up to which the server has both the values and the files of a segment."""
+        return min(self.offsets.get(segment, 0), self.file_offsets.get(segment, 0))
+
     def forget(self) -> None:
         """The server has nothing of it: all is to be sent again."""
         self.server_run_id, self.experiment_id, self.offsets, self.file_offsets = "", "", {}, {}
@@ -179,13 +183,6 @@ class RunFolder:
         with os.fdopen(os.open(self.path / "refused.jsonl", flags, _PRIVATE_FILE), "a") as file:
             file.write(line)
 
-    def refused(self) -> list[dict[str, Any]]:
-        try:
-            lines = (self.path / "refused.jsonl").read_text().splitlines()
-        except OSError:
-            return []
-        return [json.loads(line) for line in lines if line]
-
     def records(self, offsets: Mapping[str, int] | None = None) -> list[tuple[str, Record]]:
         """The records of every segment, behind `offsets`, each with its writer."""
         found: list[tuple[str, Record]] = []
@@ -200,7 +197,7 @@ class RunFolder:
         found = []
         for segment in self.segments():
             values, files = state.offsets.get(segment.name, 0), state.file_offsets.get(segment.name, 0)
-            for end, record in segment.read(min(values, files))[0]:
+            for end, record in segment.read(state.reached(segment.name))[0]:
                 if record.kind != "closed" and end > (files if record.kind == "artifact" else values):
                     found.append(record)
         return found

@@ -175,8 +175,7 @@ def read_artifact_uri(artifact_uri: str) -> tuple[str, str, str]:
 
 
 def _has_arrived(run: RunFolder, uri: str, segment: str, size: int) -> bool:
-    state = run.delivered(uri)
-    return size == 0 or min(state.offsets.get(segment, 0), state.file_offsets.get(segment, 0)) >= size
+    return size == 0 or run.delivered(uri).reached(segment) >= size
 
 
 def _end_active_runs() -> None:

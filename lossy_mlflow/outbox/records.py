@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["params", "metrics", "tags", "delete_tag", "state", "inputs", "outputs", "artifact", "closed"]
@@ -107,11 +107,11 @@ class RunView:
     `deleted_tags`: those whose newest word is that they go.
     """
 
-    params: dict[str, str]
-    tags: dict[str, str]
-    deleted_tags: set[str]
-    metrics: dict[str, tuple[int, int, float]]
-    artifacts: dict[str, Mapping[str, Any]]
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    deleted_tags: set[str] = field(default_factory=set)
+    metrics: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    artifacts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     status: str = ""
     end_time: int | None = None
     run_name: str = ""
@@ -121,7 +121,7 @@ class RunView:
 
 def fold(records: list[tuple[str, Record]]) -> RunView:
     """The view of `records`, each with its writer, in whatever order; of two words about one thing the later one holds."""
-    view = RunView({}, {}, set(), {}, {})
+    view = RunView()
     for owner, record in sorted(records, key=lambda item: item[1].time):
         _apply(view, owner, record)
     return view

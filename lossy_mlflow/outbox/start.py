@@ -37,7 +37,4 @@ def take_up(uri: str) -> None:
 def something_waits(run: RunFolder, uri: str) -> bool:
     """Whether the server doesn't have all of the run, as far as the sizes of its segments tell."""
     state = run.delivered(uri)
-    return any(
-        segment.size() > min(state.offsets.get(segment.name, 0), state.file_offsets.get(segment.name, 0))
-        for segment in run.segments()
-    )
+    return any(segment.size() > state.reached(segment.name) for segment in run.segments())

@@ -94,7 +94,7 @@ class OutboxStore(RestStore):
         state = {"status": status, "end_time": end_time, "run_name": run_name}
         self._outbox.append(run_id, "state", state)
         return self._local_run(
-            run_id, RunView({}, {}, set(), {}, {}, status or "", end_time, run_name or "")
+            run_id, RunView(status=status or "", end_time=end_time, run_name=run_name or "")
         ).info
 
     def flush_async_logging(self) -> None:
@@ -334,7 +334,7 @@ class OutboxStore(RestStore):
 
     def _merged(self, run_id: str, found: Run, news: RunView | None) -> Run:
         """The server's run under the program's id, with the program's newest values, and artifacts by way of the outbox."""
-        news = news or RunView({}, {}, set(), {}, {})
+        news = news or RunView()
         data = found.data
         tags = {key: value for key, value in data.tags.items() if key not in news.deleted_tags} | news.tags
         metrics = {metric.key: metric for metric in data._metric_objs}

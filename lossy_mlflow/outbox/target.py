@@ -19,7 +19,6 @@ class Target:
     run_id: str
     experiment_id: str
     artifact_uri: str
-    status: str
 
 
 def experiment_id_of(api: Api, definition: Mapping[str, Any]) -> str:
@@ -103,4 +102,4 @@ def _target(info: Mapping[str, Any]) -> Target:
     run_id = str(info["run_id"])
     if info.get("lifecycle_stage") == "deleted":
         raise WaitingError(f"the run is deleted: mlflow runs restore --run-id {run_id}")
-    return Target(run_id, str(info["experiment_id"]), str(info["artifact_uri"]), str(info.get("status", "")))
+    return Target(run_id, str(info["experiment_id"]), str(info["artifact_uri"]))
