@@ -69,12 +69,13 @@ class Workplace:
         return [sys.executable, "-m", "lossy_mlflow", *words]
 
     def run(
-        self, *command: str, env: dict[str, str] | None = None, cwd: Path | None = None
+        self, *command: str, env: dict[str, str] | None = None, cwd: Path | None = None, typed: str = ""
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
             cwd=cwd or self.folder,
             env=self.environment | (env or {}),
+            input=typed,
             capture_output=True,
             text=True,
             timeout=500,

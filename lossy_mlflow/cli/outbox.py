@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from lossy_mlflow.cli.output import json_option, print_json, print_table
+from lossy_mlflow.errors import UsageError
 
 
 @click.group()
@@ -92,7 +93,7 @@ def discard(run: str) -> None:
         f"{found.waiting} records of {name} that {found.server} doesn't have are lost by this.", err=True
     )
     if click.prompt(f"Type {name} to go on", err=True) != name:
-        raise click.Abort()
+        raise UsageError(f"That isn't the run's name, {name}: nothing was deleted.")
     delete(found)
     click.echo(f"{found.folder} is deleted.")
 

@@ -61,8 +61,10 @@ class OutboxPlace:
         out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(code, process.returncode, out, err)
 
-    def lossy(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return self.workplace.run(*self.workplace.command(*words), env=self.environment | variables)
+    def lossy(self, *words: str, typed: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.workplace.run(
+            *self.workplace.command(*words), env=self.environment | variables, typed=typed
+        )
 
     def runs(self) -> list[OutboxRun]:
         return list_outbox(self.root)
