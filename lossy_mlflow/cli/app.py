@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -16,6 +18,7 @@ from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.hparams import hparams
 from lossy_mlflow.cli.models import models
 from lossy_mlflow.cli.outbox import outbox
+from lossy_mlflow.cli.runs import runs
 from lossy_mlflow.cli.train import train
 from lossy_mlflow.errors import LossyError
 
@@ -30,11 +33,12 @@ def app(verbose: bool) -> None:
 
     \b
     lossy train vae10_digits          train, or go on where it stopped
+    lossy runs list                   what runs, what ran, how it ended
     lossy hparams list                the experiments that have a name
     lossy checkpoints vae10_digits    the decoders that it made
 
     Runs go to the server that MLFLOW_TRACKING_URI names, else to ./mlflow.db. Exit codes: 2 usage, 3 not found,
-    4 conflict, 5 unreachable, 130 and 143 stopped by Ctrl-C and SIGTERM, 1 anything else.
+    4 conflict, 5 unreachable, 130, 138 and 143 stopped by Ctrl-C, SIGUSR1 and SIGTERM, 1 anything else.
     """
     if verbose:
         from lossy_mlflow.tracking.provenance import RedactingFormatter
@@ -57,20 +61,34 @@ def _send_what_waits() -> None:
             take_up(uri)
 
 
-for command in (train, hparams, models, resolve, checkpoints, data, outbox):
+for command in (train, runs, hparams, models, resolve, checkpoints, data, outbox):
     app.add_command(command)
 
 
-def fail(error: LossyError) -> NoReturn:
-    """What went wrong in a line, the way on in the next, and the exit code of its kind."""
+def _fail(error: LossyError) -> NoReturn:
     click.echo(f"lossy: {error.what}", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)
     sys.exit(error.exit_code)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run `lossy` with `arguments` (else the process's), and exit."""
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """What ends the block becomes a line that says what went wrong, one with the way on, and the exit code of its kind."""
+    try:
+        yield
+    except LossyError as error:
+        _fail(error)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("lossy: interrupted", err=True)
+        sys.exit(_INTERRUPTED)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run `lossy` with `arguments` (else the process's). What goes wrong is raised."""
     # Imports make objects by the hundred thousand that all stay: searching them for garbage would be a tenth of the start.
     gc.set_threshold(100_000, 10, 10)
     # MLflow greets, counts and reports home unless it is told not to; what the user has set stays.
@@ -80,11 +98,12 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         app.main(arguments, prog_name="lossy", standalone_mode=False)
-    except LossyError as error:
-        fail(error)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("lossy: interrupted", err=True)
-        sys.exit(_INTERRUPTED)
+    except click.Abort as error:
+        # Click makes one of an interrupt, which says more.
+        raise error.__cause__ or error from None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `lossy` with `arguments` (else the process's), and exit."""
+    with exit_codes():
+        run(arguments)

@@ -1,16 +1,24 @@
-"""What MLproject's entry point calls: parameters as NAME=VALUE words in, the same as `lossy train` on.
+"""What MLproject's entry point calls: a process id and parameters as NAME=VALUE words in, the same as `lossy train` on.
 
 `mlflow run` gives every parameter as text, also those that a person left out; words that never begin with a dash pass any value.
+The id is that of `mlflow run` itself, which leaves its children behind when a signal ends it.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
-from lossy_mlflow.cli.app import fail, main
+from lossy_mlflow.cli.app import exit_codes, run
 from lossy_mlflow.errors import UsageError, did_you_mean
+from lossy_mlflow.tracking.ending import StoppedError, state_and_reason
+from lossy_mlflow.tracking.signals import terminate_with
+from lossy_mlflow.tracking.watcher import Watcher
 
 _OPTIONS = {"e_name": "--e-name", "user_code": "--user-code", "device": "--device", "data_dir": "--data-dir"}
 _FLAGS = {"true": True, "false": False}
@@ -58,9 +66,39 @@ def _parameters(words: Sequence[str]) -> dict[str, str]:
     return given
 
 
+@contextmanager
+def _told_why(run_id: str | None) -> Iterator[None]:
+    """The run that `mlflow run` has made ends, and says why, where the block ends before a training has begun in it."""
+    if run_id is None:
+        yield
+        return
+    with Watcher(run_id, "", os.environ["MLFLOW_TRACKING_URI"]) as watcher:
+        try:
+            yield
+        except StoppedError:  # by the training, whose run has heard of it
+            watcher.run_has_ended()
+            raise
+        except BaseException as error:
+            watcher.end_run(*state_and_reason(error))
+            raise
+        watcher.run_has_ended()
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    # Once: a batch system may send it to us as well as to `mlflow run`, whose end sends it again.
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def main(mlflow_run: int, words: Sequence[str]) -> None:
+    """Train as `words` say, and end with the process `mlflow_run`, unless that is 0: one outside of this container."""
+    # As Ctrl-C does: before the training has begun there is nothing to be saved, but a run to be ended.
+    signal.signal(signal.SIGTERM, _interrupt)
+    with exit_codes(), _told_why(os.environ.get("MLFLOW_RUN_ID")):
+        if mlflow_run:
+            terminate_with(mlflow_run)
+        run(train_arguments(words))
+
+
 if __name__ == "__main__":
-    try:
-        words = train_arguments(sys.argv[1:])
-    except UsageError as error:
-        fail(error)
-    main(words)
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -16,6 +16,7 @@ import click
 from lossy_mlflow.cli.completion import hparam_sets
 from lossy_mlflow.cli.options import data_dir_option, user_code_option
 from lossy_mlflow.cli.output import json_option, print_json
+from lossy_mlflow.errors import LossyError
 
 if TYPE_CHECKING:
     from lossy_mlflow.experiments import EpochDone, TrainResult
@@ -61,7 +62,7 @@ def train(
     from lossy_mlflow.experiments import train as run
     from lossy_mlflow.hparams import read_assignments
 
-    with _progress_bar() as progress:
+    with _progress_bar() as progress, _no_quiet_exit():
         result = run(
             hparam_set,
             e_name=e_name,
@@ -78,6 +79,20 @@ def train(
         print_json(result)
     else:
         _print(result, hparam_set, f" --user-code {shlex.quote(user_code)}" if user_code else "")
+
+
+@contextmanager
+def _no_quiet_exit() -> Iterator[None]:
+    """What the user's code ends by sys.exit(0) isn't done: whoever started it, as `mlflow run` does, would take it for that."""
+    try:
+        yield
+    except SystemExit as error:
+        if error.code:
+            raise
+        raise LossyError(
+            "The training was ended by sys.exit(0) before it was done; its run is FAILED.",
+            "Take that call out of the model's code, or raise what is wrong there.",
+        ) from error
 
 
 @contextmanager

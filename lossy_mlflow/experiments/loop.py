@@ -17,9 +17,10 @@ from lossy_mlflow.experiments.records import AttemptRecords, log_datasets
 from lossy_mlflow.experiments.request import EpochDone, Request
 from lossy_mlflow.hparams import flatten, origins
 from lossy_mlflow.models import decoder_of
+from lossy_mlflow.tracking.ending import StoppedError
 from lossy_mlflow.tracking.metrics import EpochMetrics
 from lossy_mlflow.tracking.runs import log_hparams
-from lossy_mlflow.tracking.session import Attempt, StoppedError
+from lossy_mlflow.tracking.session import Attempt
 from lossy_mlflow.tracking.signals import StopRequest
 from lossy_mlflow.tracking.training_state import Progress, save_training_state
 from lossy_mlflow.training import (

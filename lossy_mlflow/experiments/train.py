@@ -98,7 +98,9 @@ def _carry_out(connection: Connection, decision: Decision, request: Request, mad
         return earlier
     # Only here is torch needed: a finished label is reported without it.
     from lossy_mlflow.experiments.training_run import run_training
+    from lossy_mlflow.tracking.reconcile import close_dead_runs_of_this_machine
 
+    close_dead_runs_of_this_machine(connection)
     return run_training(connection, request, resumed=earlier, made_for_us=made_for_us)
 
 

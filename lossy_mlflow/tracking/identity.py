@@ -9,6 +9,10 @@ from enum import Enum
 HEARTBEAT_EVERY_S = 30
 HEARTBEAT_LIMIT_S = 150
 
+# MLflow's states of a run. An open one has not ended, as far as it says.
+OPEN_STATES = ("RUNNING", "SCHEDULED")
+ENDED_STATES = ("FINISHED", "FAILED", "KILLED")
+
 
 class Start(Enum):
     """What to do about a label that is started."""
@@ -34,7 +38,7 @@ class KnownRun:
 
     def lives(self, now: float) -> bool:
         """Whether a process seems to be at work on it, as far as its state and its heartbeat tell."""
-        return self.status in ("RUNNING", "SCHEDULED") and now - self.heartbeat < HEARTBEAT_LIMIT_S
+        return self.status in OPEN_STATES and now - self.heartbeat < HEARTBEAT_LIMIT_S
 
 
 @dataclass(frozen=True, slots=True)

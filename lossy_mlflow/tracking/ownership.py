@@ -55,22 +55,22 @@ def label_lock(uri: str, label: str) -> Iterator[None]:
 
 
 @contextmanager
-def run_lock(run_id: str) -> Iterator[None]:
+def run_lock(run_id: str, wait_s: float = 0) -> Iterator[None]:
     """Held while this process writes into the run: no spelling of a server's address can split it, as it can a label's lock.
 
-    Raises ConflictError where another process of this machine holds it.
+    Raises ConflictError where another process of this machine holds it, and still does after `wait_s` seconds.
     """
-    with _lock(run_id, f"The run {run_id} is being written by another process on this machine."):
+    with _lock(run_id, f"The run {run_id} is being written by another process on this machine.", wait_s):
         yield
 
 
 @contextmanager
-def _lock(name: str, taken: str) -> Iterator[None]:
+def _lock(name: str, taken: str, wait_s: float = 0) -> Iterator[None]:
     folder = _state_folder() / "locks"
     folder.mkdir(exist_ok=True)
     lock = filelock.FileLock(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except filelock.Timeout:
         raise ConflictError(taken, "Wait for it, or train another copy: --e-name NAME") from None
     try:
@@ -88,7 +88,7 @@ def _without_spelling(uri: str) -> str:
 
 @contextmanager
 def heartbeat(beat: Callable[[], object]) -> Iterator[None]:
-    """Calls `beat` every HEARTBEAT_EVERY_S seconds, from a thread of its own, until the end of the block."""
+    """Calls `beat` every HEARTBEAT_EVERY_S seconds, from a thread of its own, until the end of the block; never after it."""
     over = threading.Event()
 
     def run() -> None:
@@ -104,3 +104,4 @@ def heartbeat(beat: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         over.set()
+        thread.join()

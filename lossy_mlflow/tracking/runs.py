@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
+from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT
 
 from lossy_mlflow.errors import ConflictError, UsageError
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS, Hparam, flatten, hparams_sha256, unflatten
@@ -30,21 +32,21 @@ def quoted(text: str) -> str:
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 
-def search_all_runs(client: MlflowClient, filter_string: str) -> list[Run]:
-    """The active runs of every MLflow experiment that match, newest first."""
+def search_all_runs(client: MlflowClient, filter_string: str, limit: int | None = None) -> list[Run]:
+    """The active runs of every MLflow experiment that match, newest first; the first `limit` of them, if it is given."""
     experiments = all_pages(lambda token: client.search_experiments(page_token=token))
     ids = [experiment.experiment_id for experiment in experiments]
-    return list(
-        all_pages(
-            lambda token: client.search_runs(
-                ids,
-                filter_string,
-                ViewType.ACTIVE_ONLY,
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
+    pages = all_pages(
+        lambda token: client.search_runs(
+            ids,
+            filter_string,
+            ViewType.ACTIVE_ONLY,
+            limit or SEARCH_MAX_RESULTS_DEFAULT,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
         )
     )
+    return list(itertools.islice(pages, limit))
 
 
 def runs_of_label(client: MlflowClient, label: str, kind: str = "train") -> list[Run]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,22 +11,15 @@ from dataclasses import dataclass
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from lossy_mlflow.errors import ConflictError, LossyError
-from lossy_mlflow.tracking.connection import Connection, without_password
+from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.tracking.connection import Connection
+from lossy_mlflow.tracking.ending import state_and_reason
 from lossy_mlflow.tracking.ownership import heartbeat, lock_domain, run_lock
 from lossy_mlflow.tracking.runs import set_tags
 from lossy_mlflow.tracking.watcher import Watcher
 
-_REASON_LENGTH = 500
-
-
-class StoppedError(LossyError):
-    """Somebody asked the process to stop, by the signal of this name; its run is KILLED."""
-
-    def __init__(self, signal_name: str, what: str, hint: str) -> None:
-        super().__init__(what, hint)
-        # As a shell counts it: 130 after Ctrl-C, 143 after SIGTERM.
-        self.exit_code = 128 + signal.Signals[signal_name].value
+# Whoever closes a run that looks dead holds its lock for as long as two or three calls to the server take.
+_WAIT_FOR_LOCK_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +32,15 @@ class Attempt:
 
     def is_current(self) -> bool:
         return self.connection.client.get_run(self.run_id).data.tags.get("attempt") == self.name
+
+    def beat(self) -> None:
+        """Say that this attempt lives; and open its run again where somebody has taken it for dead meanwhile."""
+        client, run_id = self.connection.client, self.run_id
+        # First the heartbeat: from then on nobody closes it.
+        client.set_tag(run_id, "heartbeat", f"{self.connection.now():.0f}")
+        if client.get_run(run_id).info.status != "RUNNING" and self.is_current():
+            client.set_tag(run_id, "state_reason", "")
+            client.update_run(run_id, status="RUNNING")
 
     def must_be_current(self) -> None:
         """Raises ConflictError where another attempt has taken the run: nothing more may be published for it."""
@@ -61,19 +62,17 @@ def running(connection: Connection, run_id: str) -> Iterator[Attempt]:
     superseded leaves the run's state alone. Raises ConflictError where another process of this machine has the run.
     """
     attempt = Attempt(connection, run_id, uuid.uuid4().hex)
-    with run_lock(run_id), Watcher(run_id, attempt.name, connection.uri) as watcher:
+    with run_lock(run_id, _WAIT_FOR_LOCK_S), Watcher(run_id, attempt.name, connection.uri) as watcher:
         outer = mlflow.active_run()
         try:
             _begin(attempt)
-            with heartbeat(lambda: connection.client.set_tag(run_id, "heartbeat", f"{connection.now():.0f}")):
+            with heartbeat(attempt.beat):
                 yield attempt
         except BaseException as error:
-            stopped = isinstance(error, (StoppedError, KeyboardInterrupt))
-            reason = error.what if isinstance(error, LossyError) else f"{type(error).__name__}: {error}"
-            _end("KILLED" if stopped else "FAILED", attempt, reason, outer)
+            _end(*state_and_reason(error), attempt, outer)
             watcher.run_has_ended()
             raise
-        _end("FINISHED", attempt, "", outer)
+        _end("FINISHED", "", attempt, outer)
         watcher.run_has_ended()
 
 
@@ -97,12 +96,13 @@ def _begin(attempt: Attempt) -> None:
                 mlflow.set_experiment(experiment_id=set_by_caller)
 
 
-def _end(status: str, attempt: Attempt, reason: str, outer: mlflow.ActiveRun | None) -> None:
+def _end(status: str, reason: str, attempt: Attempt, outer: mlflow.ActiveRun | None) -> None:
     client, run_id = attempt.connection.client, attempt.run_id
     current = attempt.is_current()
-    if reason and current:
-        client.set_tag(run_id, "state_reason", without_password(reason)[:_REASON_LENGTH])
-    final = status if current else client.get_run(run_id).info.status
+    run = client.get_run(run_id)
+    if current and run.data.tags.get("state_reason") != reason:
+        client.set_tag(run_id, "state_reason", reason)
+    final = status if current else run.info.status
     # The block may have opened runs of its own, or ended ours: what the caller had open before stays open.
     kept = outer and outer.info.run_id
     while (active := mlflow.active_run()) is not None and active.info.run_id != kept:

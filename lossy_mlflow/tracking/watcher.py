@@ -1,12 +1,14 @@
 """A small process that outlives a training that dies, and says so on the server.
 
 It waits at a pipe whose other end only the training holds: the kernel closes that end however the training ends (kill -9,
-out of memory, os._exit). A training that has ended its run by its own hand writes a word first. Until then nothing but the
-standard library is loaded.
+out of memory, os._exit). A training that has ended its run by its own hand writes a word first; one that can't, since what it
+needs for that is half loaded, writes what the run should say. Until then nothing but the standard library is loaded.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -17,19 +19,21 @@ from typing import Self
 _ENDED = b"ended\n"
 _TRY_AGAIN_AFTER_S = 30
 _TRIES = 120
+_WAIT_FOR_IT_S = 20
 REASON = "The process died before it could end the run (kill -9, out of memory, or os._exit)."
 
 
 class Watcher:
     """In the training: the process that watches over `attempt` of the run, from entry on.
 
-    Unless `run_has_ended` was called before the block is left, it ends the run as FAILED.
+    Unless `run_has_ended` or `end_run` was called before the block is left, it ends the run as FAILED. The attempt '' is that of
+    a run that was made beforehand: once a training has begun in it, this watcher has nothing more to do with it.
     """
 
     def __init__(self, run_id: str, attempt: str, tracking_uri: str) -> None:
         self._arguments = [run_id, attempt]
         self._uri = tracking_uri
-        self._told = False
+        self._last_word = b""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -48,43 +52,50 @@ class Watcher:
         return self
 
     def run_has_ended(self) -> None:
-        self._told = True
+        self._last_word = _ENDED
+
+    def end_run(self, state: str, reason: str) -> None:
+        """On leaving the block: end the run in this state."""
+        self._last_word = json.dumps([state, reason]).encode() + b"\n"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._told:
-                self._pipe.write(_ENDED)
+            self._pipe.write(self._last_word)
             self._pipe.close()
         except BrokenPipeError:  # the watcher was killed: nothing is left to be told
             pass
-        if self._told:
-            self._process.wait()
+        if self._last_word:
+            # Where the server is away, it goes on trying alone.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_WAIT_FOR_IT_S)
 
 
 def main() -> None:
     """In the watcher: wait for the end of the training, and close its run if it didn't."""
     run_id, attempt = sys.argv[1:]
-    if sys.stdin.buffer.readline() == _ENDED:
+    last_word = sys.stdin.buffer.readline()
+    if last_word == _ENDED:
         return
+    state, reason = json.loads(last_word) if last_word else ("FAILED", REASON)
     for _ in range(_TRIES):
         try:
-            _close(run_id, attempt)
+            _close(run_id, attempt, state, reason)
             return
         except Exception:  # whatever is in the way, a server that is away most likely, may pass
             time.sleep(_TRY_AGAIN_AFTER_S)
 
 
-def _close(run_id: str, attempt: str) -> None:
+def _close(run_id: str, attempt: str, state: str, reason: str) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient()
     run = client.get_run(run_id)
     # Another attempt may have taken the run up meanwhile: then it lives.
-    if run.info.status == "RUNNING" and run.data.tags.get("attempt") == attempt:
-        client.set_tag(run_id, "state_reason", REASON)
-        client.set_terminated(run_id, "FAILED")
+    if run.info.status == "RUNNING" and run.data.tags.get("attempt", "") == attempt:
+        client.set_tag(run_id, "state_reason", reason)
+        client.set_terminated(run_id, state)
 
 
 if __name__ == "__main__":

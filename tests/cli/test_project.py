@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -54,8 +55,8 @@ def test_any_value_reaches_the_command_byte_for_byte(
     joined = shlex.join(f"{key}={value}" for key, value in overrides.items())
     entry_point = load_project(str(ROOT)).get_entry_point("main")
     called = _by_shell(entry_point.compute_command(values | {"overrides": joined}, storage_dir=None))
-    assert called[:2] == ["-m", "lossy_mlflow.cli.project"]
-    command, *arguments = train_arguments(called[2:])
+    assert called[:3] == ["-m", "lossy_mlflow.cli.project", str(os.getpid())]
+    command, *arguments = train_arguments(called[3:])
     assert command == "train"
 
     with train.make_context("train", arguments) as context:
@@ -108,7 +109,10 @@ def test_a_parameter_that_cannot_be_taken_is_named(words: list[str], what: str, 
     assert what in raised.value.what
     assert hint in raised.value.hint
     done = subprocess.run(
-        [sys.executable, "-m", "lossy_mlflow.cli.project", *words], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "lossy_mlflow.cli.project", "0", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stdout) == (UsageError.exit_code, "")
     assert done.stderr == f"lossy: {raised.value.what}\n  {raised.value.hint}\n"
