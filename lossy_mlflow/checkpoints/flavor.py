@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -30,18 +31,20 @@ _WEIGHTS, _HPARAMS = "weights.safetensors", "hparams.json"
 
 def save_model(
     folder: Path,
-    weights: Mapping[str, Tensor],
+    weights: Path,
     tree: Hparam,
     *,
     run_id: str | None = None,
     model_id: str | None = None,
 ) -> None:
-    """Write the decoder with these weights (on the CPU, contiguous), whose architecture `tree` says, as an MLflow model."""
+    """Write the decoder with the `weights` (a safetensors file), whose architecture `tree` says, as an MLflow model.
+
+    Neither torch nor the model's code is needed for it.
+    """
     import mlflow.pyfunc
     from mlflow.models import Model
     from mlflow.models.signature import ModelSignature
     from mlflow.types import Schema, TensorSpec
-    from safetensors.torch import save_file
 
     sizes = {
         "model_train.z_size": tree.model_train.z_size,
@@ -62,7 +65,7 @@ def save_model(
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch, _DATA.name)
         data.mkdir()
-        save_file(dict(weights), data / _WEIGHTS)
+        shutil.copyfile(weights, data / _WEIGHTS)
         (data / _HPARAMS).write_text(json.dumps(flatten(tree), indent=1))
         mlflow.pyfunc.save_model(
             str(folder),

@@ -1,25 +1,32 @@
-"""A trained decoder becomes a version of the registered model named like its label."""
+"""A trained decoder becomes a version of the registered model named like its label: now, or once the server answers."""
 
 from __future__ import annotations
 
-import math
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.flavor import files_sha256, save_model, weights_sha256
-from lossy_mlflow.hparams import Hparam
-from lossy_mlflow.tracking.runs import all_pages
+from lossy_mlflow.checkpoints.retire import has_its_label, retire_earlier_runs
+from lossy_mlflow.checkpoints.versions import best_and_last, versions_of_run
+from lossy_mlflow.hparams import Hparam, flatten, unflatten
+from lossy_mlflow.tracking.connection import Connection, connect
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger("lossy_mlflow")
+
+# The name under which the package offers `publish_deferred` to the outbox.
+_DEFERRED = "publish_checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,16 @@ class Snapshot:
     epoch: int
     val_loss: float
     weights: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What of a run all its versions share: the registered model's name and description, the tree, and the versions' tags."""
+
+    name: str
+    description: str
+    tree: Hparam
+    tags: Mapping[str, str]
 
 
 def ensure_registered_model(client: MlflowClient, name: str, description: str) -> None:
@@ -44,69 +61,102 @@ def ensure_registered_model(client: MlflowClient, name: str, description: str) -
             raise
 
 
-def publish(
-    client: MlflowClient, run_id: str, name: str, tree: Hparam, snapshot: Snapshot, tags: Mapping[str, str]
-) -> int:
-    """Make `snapshot` a version of `name`, with `tags`; returns its number. A version of that epoch of the run stays as it is.
+def publish(connection: Connection, run_id: str, publication: Publication, snapshot: Snapshot) -> None:
+    """Make `snapshot` a version; by way of an outbox, if there is one: then it survives this process and its server's outage."""
+    from safetensors.torch import save_file
+
+    arguments = {
+        "name": publication.name,
+        "description": publication.description,
+        "tree": flatten(publication.tree),
+        "epoch": snapshot.epoch,
+        "val_loss": snapshot.val_loss,
+        "tags": dict(publication.tags),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, "weights.safetensors")
+        save_file(dict(snapshot.weights), weights)
+        if connection.outbox:
+            connection.outbox.journal(run_id).defer(_DEFERRED, arguments, weights)
+        else:
+            _publish(connection, run_id, arguments, weights)
+
+
+def publish_deferred(run_id: str, arguments: dict[str, Any], weights: Path) -> None:
+    """What the outbox calls once the server answers, perhaps more than once."""
+    _publish(connect(), run_id, arguments, weights)
+
+
+def _publish(connection: Connection, run_id: str, arguments: Mapping[str, Any], weights: Path) -> None:
+    """The version, its aliases, and what becomes of the label's earlier runs. A version of that epoch of the run stays as it is.
 
     The files are a LoggedModel's, not the run's: deleting the run for good doesn't take them. The version appears with its
     tags in one call, after its files are whole; then the aliases `best` and `last` are set to what the run's versions say.
     """
-    published = versions_of_run(client, run_id, name)
-    if snapshot.epoch not in published:
-        published[snapshot.epoch] = _make_version(client, run_id, name, tree, snapshot, tags)
-    best, last = best_and_last(
-        [(epoch, float(version.tags["val_loss"])) for epoch, version in published.items()]
-    )
-    if best is not None:
-        client.set_registered_model_alias(name, "best", published[best].version)
-    client.set_registered_model_alias(name, "last", published[last].version)
-    return int(published[snapshot.epoch].version)
+    client, name, epoch = connection.client, arguments["name"], arguments["epoch"]
+    ensure_registered_model(client, name, arguments["description"])
+    if epoch not in versions_of_run(client, run_id, name):
+        made = _make_version(client, run_id, arguments, weights)
+        if (first := versions_of_run(client, run_id, name)[epoch]).version != made.version:
+            # Two senders of one outbox, say: both then agree on the first.
+            client.delete_model_version(name, made.version)
+            log.info("epoch %d was published by another process as version %s", epoch, first.version)
+    if has_its_label(connection, name, run_id):
+        _set_aliases(client, run_id, name)
+        retire_earlier_runs(connection, name, run_id)
 
 
-def best_and_last(losses: Sequence[tuple[int, float]]) -> tuple[int | None, int]:
-    """Of (epoch, val_loss): the epoch with the lowest loss (the earliest of equal ones; NaN is never best), and the newest."""
-    real = [(loss, epoch) for epoch, loss in losses if not math.isnan(loss)]
-    return (min(real)[1] if real else None), max(epoch for epoch, _ in losses)
-
-
-def versions_of_run(client: MlflowClient, run_id: str, name: str) -> dict[int, ModelVersion]:
-    """The versions of `name` that the run has made, by epoch."""
-    found = all_pages(lambda token: client.search_model_versions(f"run_id = '{run_id}'", page_token=token))
-    return {
-        int(version.tags["epoch"]): version
-        for version in found
-        if version.name == name and "epoch" in version.tags
-    }
+def _set_aliases(client: MlflowClient, run_id: str, name: str) -> None:
+    published: dict[int, ModelVersion] = {}
+    # Again, where another process that publishes for the run has made a version meanwhile.
+    while (found := versions_of_run(client, run_id, name)).keys() != published.keys():
+        published = found
+        losses = [(epoch, float(version.tags["val_loss"])) for epoch, version in found.items()]
+        best, last = best_and_last(losses)
+        if best is not None:
+            client.set_registered_model_alias(name, "best", found[best].version)
+        client.set_registered_model_alias(name, "last", found[last].version)
 
 
 def _make_version(
-    client: MlflowClient, run_id: str, name: str, tree: Hparam, snapshot: Snapshot, tags: Mapping[str, str]
+    client: MlflowClient, run_id: str, arguments: Mapping[str, Any], weights: Path
 ) -> ModelVersion:
-    run = client.get_run(run_id)
+    epoch, val_loss = arguments["epoch"], arguments["val_loss"]
     # In this order the UI shows them: what a person looks for first.
-    tags = {"epoch": str(snapshot.epoch), "val_loss": repr(snapshot.val_loss), **tags}
-    logged = client.create_logged_model(
-        run.info.experiment_id,
-        name=f"decoder-epoch-{snapshot.epoch}",
-        source_run_id=run_id,
-        tags=tags,
-        model_type="decoder",
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch, "model")
-        save_model(folder, snapshot.weights, tree, run_id=run_id, model_id=logged.model_id)
-        tags |= {"weights_sha256": weights_sha256(folder), "files_sha256": files_sha256(folder)}
-        client.log_model_artifacts(logged.model_id, str(folder))
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, snapshot.epoch)])
-    return client.create_model_version(
-        name,
+    tags = {"epoch": str(epoch), "val_loss": repr(val_loss), **arguments["tags"]}
+    logged = _logged_model(client, run_id, epoch, tags)
+    if logged.status != LoggedModelStatus.READY:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch, "model")
+            save_model(folder, weights, unflatten(arguments["tree"]), run_id=run_id, model_id=logged.model_id)
+            digests = {"weights_sha256": weights_sha256(folder), "files_sha256": files_sha256(folder)}
+            client.log_model_artifacts(logged.model_id, str(folder))
+        # Before it is READY: whoever finds it so makes the version from its tags.
+        client.set_logged_model_tags(logged.model_id, digests)
+        logged = client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, epoch)])
+    digests = {key: logged.tags[key] for key in ("weights_sha256", "files_sha256")}
+    version = client.create_model_version(
+        arguments["name"],
         source=f"models:/{logged.model_id}",
         run_id=run_id,
         model_id=logged.model_id,
-        tags=tags,
-        description=f"Epoch {snapshot.epoch}, val_loss {snapshot.val_loss:.4f}.",
+        tags=tags | digests,
+        description=f"Epoch {epoch}, val_loss {val_loss:.4f}.",
         # The version is ready when the call returns; waiting would only add a thread and a message.
         await_creation_for=0,
+    )
+    log.info("epoch %d is version %s of %s", epoch, version.version, version.name)
+    return version
+
+
+def _logged_model(client: MlflowClient, run_id: str, epoch: int, tags: Mapping[str, str]) -> LoggedModel:
+    """The one that holds the files of that epoch: what a crash has left half done is completed, not doubled."""
+    experiment_id, name = client.get_run(run_id).info.experiment_id, f"decoder-epoch-{epoch}"
+    wanted = f"source_run_id = '{run_id}' AND name = '{name}'"
+    found = client.search_logged_models([experiment_id], wanted)
+    if found:
+        return min(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.model_id))
+    return client.create_logged_model(
+        experiment_id, name=name, source_run_id=run_id, tags=dict(tags), model_type="decoder"
     )

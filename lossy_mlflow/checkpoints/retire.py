@@ -1,12 +1,29 @@
-"""What becomes of a label's earlier runs once a new one has a version."""
+"""Whose a label is, and what becomes of its earlier runs once a new one has a version."""
 
 from __future__ import annotations
 
-from lossy_mlflow.checkpoints.publish import versions_of_run
+from lossy_mlflow.checkpoints.versions import versions_of_run
 from lossy_mlflow.tracking.connection import Connection
-from lossy_mlflow.tracking.runs import known_run, runs_of_label
+from lossy_mlflow.tracking.runs import STARTED_OFFLINE, known_run, runs_of_label
 
 _OWN_ALIASES = {"best", "last"}
+
+
+def has_its_label(connection: Connection, label: str, run_id: str) -> bool:
+    """Whether the label is this run's, so that its versions take the aliases and earlier runs go.
+
+    It is the newest run's. A run that was started while the server was away could not know of others: where there are any, it
+    leaves them what is theirs. The tag `clashes_with` names the run that has the label instead.
+    """
+    client = connection.client
+    mine = client.get_run(run_id)
+    others = [run for run in runs_of_label(client, label) if run.info.run_id != run_id]
+    if STARTED_OFFLINE not in mine.data.tags:
+        others = [run for run in others if run.info.start_time > mine.info.start_time]
+    if not others:
+        return True
+    client.set_tag(run_id, "clashes_with", others[0].info.run_id)
+    return False
 
 
 def retire_earlier_runs(connection: Connection, label: str, run_id: str) -> None:
@@ -17,10 +34,13 @@ def retire_earlier_runs(connection: Connection, label: str, run_id: str) -> None
     """
     client = connection.client
     mine = client.get_run(run_id)
+    earlier = [run for run in runs_of_label(client, label) if run.info.start_time < mine.info.start_time]
+    if not earlier:
+        return
     aliases = client.get_registered_model(label).aliases
     promoted = {version for alias, version in aliases.items() if alias not in _OWN_ALIASES}
-    for run in runs_of_label(client, label):
-        if run.info.start_time >= mine.info.start_time or known_run(run).lives(connection.now()):
+    for run in earlier:
+        if known_run(run).lives(connection.now()):
             continue
         versions = versions_of_run(client, run.info.run_id, label).values()
         kept = any(item.version in promoted or "pinned" in item.tags for item in versions)

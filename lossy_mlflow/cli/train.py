@@ -139,7 +139,7 @@ def _print(result: TrainResult, hparam_set: str, with_code: str) -> None:
         f"  run       {result.run_id} in {result.experiment!r} at {result.tracking_uri}\n"
         f"  val_loss  {result.val_loss:.4f} nats per image after epoch {result.epoch}; "
         f"best {result.best_val_loss:.4f} after epoch {result.best_epoch}\n"
-        f"  versions  {', '.join(versions) or 'none: they were deleted'} of the registered model {result.label}"
+        f"  versions  {', '.join(versions) or _no_versions(result)} of the registered model {result.label}"
     )
     if result.started_from:
         click.echo(f"  started   from {result.started_from}")
@@ -154,6 +154,12 @@ def _print(result: TrainResult, hparam_set: str, with_code: str) -> None:
     click.echo(
         f"Train another       {tools}lossy train {hparam_set} --e-name try2 --set learning_rate=5e-4{with_code}"
     )
+
+
+def _no_versions(result: TrainResult) -> str:
+    if result.delivered:
+        return "none: they were deleted"
+    return "wait on this machine for the server (lossy outbox status)"
 
 
 def _folder_of_tools() -> str:

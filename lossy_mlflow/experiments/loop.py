@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lossy_mlflow.checkpoints.publish import Snapshot, publish
-from lossy_mlflow.checkpoints.retire import retire_earlier_runs
+from lossy_mlflow.checkpoints.publish import Publication, Snapshot, publish
 from lossy_mlflow.data import Splits
-from lossy_mlflow.experiments.pictures import log_pictures
-from lossy_mlflow.experiments.records import AttemptRecords, log_datasets
+from lossy_mlflow.experiments.pictures import drawn_epochs, log_pictures
+from lossy_mlflow.experiments.records import AttemptRecords, describe, log_datasets
 from lossy_mlflow.experiments.request import EpochDone, Request
 from lossy_mlflow.hparams import flatten, origins
 from lossy_mlflow.models import decoder_of
@@ -81,7 +80,7 @@ class Training:
         self._optimizer = make_optimizer(model, settings.learning_rate)
         self._newest = self._restore(state)
         self._metrics = EpochMetrics(self._client, self._run_id)
-        self._retired = False
+        self._published: set[int] = set()
 
     def run(self) -> None:
         """Train to the end. Raises StoppedError where somebody asks the process to stop; its newest state is stored then."""
@@ -106,9 +105,11 @@ class Training:
     def _begin(self) -> None:
         log_hparams(self._client, self._run_id, self._request.tree)
         log_datasets(self._client, self._run_id, self._splits)
+        self._drawn = drawn_epochs(self._client, self._run_id)
         tags = self._client.get_run(self._run_id).data.tags
-        self._version_tags = {key: tags[key] for key in _VERSION_TAGS if key in tags}
-        label, epochs = self._request.label, self._settings.epochs
+        label, tree, epochs = self._request.label, self._request.tree, self._settings.epochs
+        version_tags = {key: tags[key] for key in _VERSION_TAGS if key in tags}
+        self._publication = Publication(label, describe(label, tree), tree, version_tags)
         log.info("%s: epoch %d of %d, on %s", label, self._newest.epoch, epochs, self._device)
         if "started_from" in tags:
             log.info("started from %s", tags["started_from"])
@@ -174,19 +175,15 @@ class Training:
         self._records.store_log()
 
     def _draw(self, epoch: int) -> None:
-        log_pictures(self._client, self._run_id, self._request.tree, self._model, self._val, epoch)
+        if epoch not in self._drawn:
+            log_pictures(self._client, self._run_id, self._request.tree, self._model, self._val, epoch)
+            self._drawn.add(epoch)
 
     def _publish(self, newest: Snapshot) -> None:
-        request = self._request
         for snapshot in (self._newest.best, newest):
-            if snapshot.epoch:
-                version = publish(
-                    self._client, self._run_id, request.label, request.tree, snapshot, self._version_tags
-                )
-                log.info("epoch %d is version %d of %s", snapshot.epoch, version, request.label)
-        if not self._retired:
-            retire_earlier_runs(self._attempt.connection, request.label, self._run_id)
-            self._retired = True
+            if snapshot.epoch and snapshot.epoch not in self._published:
+                publish(self._attempt.connection, self._run_id, self._publication, snapshot)
+                self._published.add(snapshot.epoch)
 
     def _store_state(self) -> None:
         newest = self._newest

@@ -15,11 +15,15 @@ from lossy_mlflow.hparams import hparams_sha256
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.ownership import lock_domain
 from lossy_mlflow.tracking.provenance import git_commit
-from lossy_mlflow.tracking.runs import known_run, runs_of_label, set_tags
+from lossy_mlflow.tracking.runs import STARTED_OFFLINE, known_run, runs_of_label, set_tags
 
 
 def run_tags(
-    request: Request, splits: Splits, device: torch.device, taken: WarmStart | None
+    connection: Connection,
+    request: Request,
+    splits: Splits,
+    device: torch.device,
+    taken: WarmStart | None,
 ) -> dict[str, str]:
     """What a run of this request is found and read by. `taken`: what it starts from, if it is new and starts from anything."""
     tags = {
@@ -33,6 +37,7 @@ def run_tags(
         "device": device.type if device.type == "cuda" else f"cpu, torch threads: {torch.get_num_threads()}",
         "parent_version": taken.parent if taken else "",
         "started_from": taken.line if taken else "",
+        STARTED_OFFLINE: "" if connection.answers or request.overwrite else "true",
         "mlflow.note.content": describe(request.label, request.tree),
     }
     return {key: value for key, value in tags.items() if value}
@@ -71,7 +76,8 @@ def make_run(
             run_name=request.label,
         )
         run_id = run.info.run_id
-    _give_way(connection, request.label, run_id)
+    if connection.answers:
+        _give_way(connection, request.label, run_id)
     return run_id
 
 

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from mlflow import MlflowClient
 
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.models import Autoencoder, decode, decoder_of
 from lossy_mlflow.plots import image_grid, reconstruction_grid
+from lossy_mlflow.tracking.runs import artifacts_of
 from lossy_mlflow.training import generator_for
 
 _COLUMNS = 8
+
+
+def drawn_epochs(client: MlflowClient, run_id: str) -> set[int]:
+    """The epochs whose pictures the run has already."""
+    there = [item.path for item in artifacts_of(client, run_id).list_artifacts("images")]
+    return {int(found[1]) for path in there if (found := re.search(r"samples\+step\+(\d+)\+", path))}
 
 
 @torch.no_grad()
 def log_pictures(
     client: MlflowClient, run_id: str, tree: Hparam, model: torch.nn.Module, images: torch.Tensor, epoch: int
 ) -> None:
-    """Samples from 64 fixed z, and the reconstructions of the first 16 of `images`, at step `epoch`; once a step.
+    """Samples from 64 fixed z, and the reconstructions of the first 16 of `images`, at step `epoch`.
 
     `images` (n, input_vector_length) lie on the model's device. A model without an encoder has no reconstructions.
     """
-    there = {item.path for item in client.list_artifacts(run_id, "images")}
-    if any(f"samples+step+{epoch}+" in path for path in there):
-        return
     was_training = model.training
     model.eval()
     decoder = decoder_of(model)

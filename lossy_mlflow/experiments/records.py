@@ -20,6 +20,7 @@ from lossy_mlflow.tracking.provenance import (
     log_text,
     uncommitted_difference,
 )
+from lossy_mlflow.tracking.runs import artifacts_of
 
 _DIGEST_LENGTH = 8  # as long as those that MLflow makes; the tag dataset_digest has it whole
 
@@ -59,7 +60,7 @@ class AttemptRecords:
     def __init__(self, client: MlflowClient, run_id: str, user_code: Path | None) -> None:
         self._client = client
         self._run_id = run_id
-        number = len(client.list_artifacts(run_id, "attempts")) + 1
+        number = len(artifacts_of(client, run_id).list_artifacts("attempts")) + 1
         self._folder = f"attempts/{number}"
         self._user_code = user_code
         self._log_file = log_file("train.log")

@@ -28,6 +28,7 @@ class Request:
     hparam_set: str
     e_name: str
     tree: Hparam
+    overwrite: bool
     device: str
     data_dir: str | None
     user_code: Path | None

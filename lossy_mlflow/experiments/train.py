@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from lossy_mlflow.tracking.connection import Connection
 
 
+# How long a finished training waits for its decoders to be published, where the server answers.
+_DELIVERY_S = 30
+
+
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """A finished training. `started`: new, resumed or finished (it was there already). Losses in nats per image.
 
-    A version is None where somebody has deleted it since. `started_from`: what was taken from another label's model, or ''.
+    A version is None where somebody has deleted it since, and where `delivered` is False: what was logged waits for the server
+    still, and the versions appear with it. `started_from`: what was taken from another label's model, or ''.
     """
 
     label: str
@@ -36,6 +41,7 @@ class TrainResult:
     best_val_loss: float
     best_version: int | None
     last_version: int | None
+    delivered: bool
     started_from: str
 
 
@@ -57,23 +63,24 @@ def train(
     (`{"model_train.epochs": 5}`). `overwrite` starts anew where the label has a run. `device`: auto, cpu or cuda. `run_id`: a run
     that was made for this training beforehand, as `mlflow run` does.
 
+    What is logged to a server goes by way of the outbox: the training neither waits for it nor ends where it doesn't answer.
+
     Raises NotFoundError for an unknown set, model or data set; UsageError for an override that doesn't fit; ConflictError
-    where the label has a run of another tree, or one that is alive; UnreachableError where the server or a download doesn't
-    answer.
+    where the label has a run of another tree, or one that is alive; UnreachableError where a download, or the model of
+    `load_checkpoint_name`, can't be had.
     """
-    from lossy_mlflow.tracking.connection import connect, explained, without_password
+    from lossy_mlflow.tracking.connection import connected_for_logging, explained, without_password
     from lossy_mlflow.tracking.ownership import label_lock, lock_domain
-    from lossy_mlflow.tracking.runs import known_run, runs_of_label
+    from lossy_mlflow.tracking.runs import known_run
 
     file = load_user_code(user_code)
     tree = get_hparams(hparam_set, overrides)
     label = run_label(hparam_set, e_name)
-    with explained():
-        connection = connect()
+    with explained(), connected_for_logging() as connection:
         if run_id:
             connection.client.update_run(run_id, name=label)
         with label_lock(connection.uri, label):
-            earlier = runs_of_label(connection.client, label)
+            earlier = _earlier_runs(connection, label)
             decision = decide(
                 [known_run(run) for run in earlier],
                 hparam_set=hparam_set,
@@ -83,10 +90,20 @@ def train(
                 now=connection.now(),
             )
             _refuse(connection, decision, label, tree, earlier)
-            request = Request(label, hparam_set, e_name, tree, device, data_dir, file, progress)
+            request = Request(label, hparam_set, e_name, tree, overwrite, device, data_dir, file, progress)
             trained = _carry_out(connection, decision, request, run_id)
+            delivered = connection.outbox is None or connection.outbox.has_delivered(trained, _DELIVERY_S)
             started = "resumed" if decision.start is Start.RESUME else decision.start.value
-            return _result(connection, trained, label, started, without_password(connection.uri))
+            return _result(connection, trained, label, started, without_password(connection.uri), delivered)
+
+
+def _earlier_runs(connection: Connection, label: str) -> list[Run]:
+    """The label's runs, newest first: all, or, while the server doesn't answer, those that this machine knows."""
+    from lossy_mlflow.tracking.runs import runs_known_here, runs_of_label
+
+    if connection.outbox and not connection.answers:
+        return runs_known_here(connection.client, connection.outbox, label)
+    return runs_of_label(connection.client, label)
 
 
 def _carry_out(connection: Connection, decision: Decision, request: Request, made_for_us: str | None) -> str:
@@ -100,7 +117,8 @@ def _carry_out(connection: Connection, decision: Decision, request: Request, mad
     from lossy_mlflow.experiments.training_run import run_training
     from lossy_mlflow.tracking.reconcile import close_dead_runs_of_this_machine
 
-    close_dead_runs_of_this_machine(connection)
+    if connection.answers:
+        close_dead_runs_of_this_machine(connection)
     return run_training(connection, request, resumed=earlier, made_for_us=made_for_us)
 
 
@@ -135,12 +153,14 @@ def _refuse(connection: Connection, decision: Decision, label: str, tree: Hparam
         raise ConflictError(f"{label} has a run with other hparams (there -> here):{lines}", again)
 
 
-def _result(connection: Connection, run_id: str, label: str, started: str, uri: str) -> TrainResult:
-    from lossy_mlflow.checkpoints.publish import best_and_last, versions_of_run
+def _result(
+    connection: Connection, run_id: str, label: str, started: str, uri: str, delivered: bool
+) -> TrainResult:
+    from lossy_mlflow.checkpoints.versions import best_and_last, versions_of_run
 
     client = connection.client
     run = client.get_run(run_id)
-    versions = versions_of_run(client, run_id, label)
+    versions = versions_of_run(client, run_id, label) if delivered else {}
     losses = {epoch: float(version.tags["val_loss"]) for epoch, version in versions.items()}
     # Without versions, when somebody has deleted them all, the metric still tells.
     losses = losses or {point.step: point.value for point in client.get_metric_history(run_id, "val_loss")}
@@ -158,5 +178,6 @@ def _result(connection: Connection, run_id: str, label: str, started: str, uri: 
         best_val_loss=losses[best],
         best_version=int(versions[best].version) if best in versions else None,
         last_version=int(versions[last].version) if last in versions else None,
+        delivered=delivered,
         started_from=run.data.tags.get("started_from", ""),
     )

@@ -58,8 +58,9 @@ class OutboxArtifacts(ArtifactRepository):
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         wanted = posixpath.join(self._root, path or "").strip("/")
-        found = {info.path: info for info in self._listed_by_server(path)}
-        for full, content in self._waiting().items():
+        repository = self._on_server()
+        found = {info.path: info for info in repository.list_artifacts(path)} if repository else {}
+        for full, content in (self._waiting() if repository else self._here()).items():
             inside = posixpath.relpath(full, wanted) if wanted else full
             if inside.startswith("..") or inside == ".":
                 continue
@@ -71,10 +72,12 @@ class OutboxArtifacts(ArtifactRepository):
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         full = posixpath.join(self._root, remote_file_path)
         waiting = self._waiting().get(full)
+        repository = self._on_server() if waiting is None else None
+        if repository is None:
+            waiting = waiting or self._here().get(full)
         if waiting:
             shutil.copyfile(self._outbox.folder.run(self._run_id).files / waiting["file"], local_path)
             return
-        repository = self._on_server()
         if repository is None:
             raise MlflowException(
                 f"The artifact {full} of the run {self._run_id} is on the server, which can't be asked now.",
@@ -89,11 +92,13 @@ class OutboxArtifacts(ArtifactRepository):
             return {}
         return dict(folder.view(folder.delivered(self._outbox.uri).file_offsets).artifacts)
 
-    def _listed_by_server(self, path: str | None) -> list[FileInfo]:
-        repository = self._on_server()
-        return list(repository.list_artifacts(path)) if repository else []
+    def _here(self) -> dict[str, Any]:
+        """By path, the files that this machine has a copy of, though the server may have them as well."""
+        folder = self._outbox.folder.run(self._run_id)
+        return dict(folder.view().artifacts) if folder.path.exists() else {}
 
     def _on_server(self) -> ArtifactRepository | None:
+        """The server's own repository; None where it can't be asked now."""
         server_id = self._outbox.server_run_id(self._run_id)
         if server_id is None:
             return None

@@ -7,10 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lossy_mlflow.errors import ConflictError, NotFoundError, UnreachableError, UsageError, did_you_mean
 from lossy_mlflow.outbox.address import outbox_root, server_uri
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder, server_folders
+
+if TYPE_CHECKING:
+    from lossy_mlflow.outbox.deliver import RunDelivery
+
+_LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ def send(folder: Path, to: str | None, named: str, progress: Callable[[str], Non
         if progress:
             progress(f"{run.definition().get('run_name') or run.key}: {len(run.waiting(uri))} records")
         try:
-            RunDelivery(server, run, api, uri).deliver(last=True)
+            _deliver_whole(RunDelivery(server, run, api, uri), run, uri)
         except WaitingError as error:
             problems.append(str(error))
             if error.everything:
@@ -104,6 +110,16 @@ def send(folder: Path, to: str | None, named: str, progress: Callable[[str], Non
             "Nothing is lost. When that is mended, start the same command again.",
         )
     return Sent(uri, len(runs), sum(run.delivered(uri).refused for _, run in runs), waiting)
+
+
+def _deliver_whole(delivery: RunDelivery, run: RunFolder, uri: str) -> None:
+    """Its values and files, and its deferred calls to their end. Raises WaitingError."""
+    from lossy_mlflow.outbox.api import WaitingError
+
+    while delivery.deliver(last=True):
+        if error := run.delivered(uri).error:
+            raise WaitingError(error)
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _runs_in(folder: Path) -> Iterator[tuple[ServerFolder, RunFolder]]:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lossy_mlflow.outbox.api import Api, MissingError, RefusedError, WaitingError
+from lossy_mlflow.outbox.calls import CallRunner
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.records import Record, RunView
 from lossy_mlflow.outbox.start import something_waits
@@ -54,21 +55,26 @@ class RunDelivery:
         self._settled = False
         self._ended = False
         self._sizes: dict[str, int] = {}
+        self._calls = CallRunner(folder, uri)
+        self._call_error = ""
 
-    def deliver(self, *, last: bool = False) -> None:
-        """Deliver all that stands in the folder now. `last`: nobody writes any more.
+    def deliver(self, *, last: bool = False) -> bool:
+        """Deliver all that stands in the folder now; whether deferred calls are left, which go on meanwhile.
 
-        The first time it is asked whether the server still has the run, though nothing waits: it may have been restored from a
-        backup. Raises WaitingError where something can't be delivered yet: the folder then says why, and the rest is through.
+        `last`: nobody writes any more. The first time it is asked whether the server still has the run, though nothing waits: it
+        may have been restored from a backup. Raises WaitingError where something can't be delivered yet: the folder then says
+        why, and the rest is through.
         """
         try:
             self._deliver_again_if_missing(last)
         except WaitingError as error:
             if not error.everything and not something_waits(self._folder, self._uri):
-                return  # somebody has deleted a run that is delivered: that is no fault
+                return False  # somebody has deleted a run that is delivered: that is no fault
             self._note(str(error))
             raise
-        self._note("")
+        left = self._carry_out_calls()
+        self._note(self._call_error)
+        return left
 
     def resolve(self) -> Target:
         """The run on the server, found or made."""
@@ -322,6 +328,21 @@ class RunDelivery:
                 self._api.put_artifact(f"{target.path.lstrip('/')}/{content['path']}", file)
         except RefusedError as error:
             self._refuse("artifact", {"path": content["path"]}, error)
+
+    # Deferred calls
+
+    def _carry_out_calls(self) -> bool:
+        """Whether some are left."""
+        names = [call.name for call in self._folder.waiting_calls(self._uri)]
+        if not names:
+            return False
+        done, error = self._calls.poll(names, self.resolve().run_id)
+        if done:
+            self._delivered.calls += done
+            self._save()
+        if done or error:
+            self._call_error = error
+        return len(done) < len(names)
 
     # Books
 

@@ -5,7 +5,8 @@
     OUTBOX/SERVER/ids/SERVER_RUN_ID       the key of the run that the server knows by this id
     OUTBOX/SERVER/runs/KEY/run.json       what the run was created with
     OUTBOX/SERVER/runs/KEY/OWNER.N.log    journal segments: each has one writer, and is only ever appended to
-    OUTBOX/SERVER/runs/KEY/files/NAME     artifacts, copied
+    OUTBOX/SERVER/runs/KEY/calls/TIME-NAME.json     a deferred call
+    OUTBOX/SERVER/runs/KEY/files/NAME     artifacts, and the files of deferred calls, copied
     OUTBOX/SERVER/runs/KEY/delivered-SERVER.json    how far that server has it all; replaced as a whole
     OUTBOX/SERVER/runs/KEY/refused.jsonl  what the server refused for good, with its words
     OUTBOX/SERVER/sender-PLACE            the process that sends from here on this machine
@@ -79,7 +80,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 class Delivered:
     """How far a server has a run. `offsets` and `file_offsets`: by segment, the bytes whose values, or files, it has or refused.
 
-    `error`: why the rest waits, '' where nothing is in the way.
+    `calls`: the names of the deferred calls that were carried out. `error`: why the rest waits, '' where nothing is in the way.
     """
 
     uri: str
@@ -87,6 +88,7 @@ class Delivered:
     experiment_id: str = ""
     offsets: dict[str, int] = field(default_factory=dict)
     file_offsets: dict[str, int] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
     refused: int = 0
     error: str = ""
 
@@ -97,6 +99,7 @@ class Delivered:
     def forget(self) -> None:
         """The server has nothing of it: all is to be sent again."""
         self.server_run_id, self.experiment_id, self.offsets, self.file_offsets = "", "", {}, {}
+        self.calls = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,18 @@ class Segment:
                 data += more
         found = decode(data, offset)
         return found.records, found.end, found.damaged
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A deferred call (see `calls`). `time`: milliseconds since 1970; `file`: the copy of its file, of `size` bytes."""
+
+    name: str
+    time: int
+    function: str
+    arguments: dict[str, Any]
+    file: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +174,23 @@ class RunFolder:
             found.append(Segment(path, read_owner(name)))
         return found
 
+    def add_call(self, call: Call) -> None:
+        make_private_folder(self.path / "calls")
+        content = asdict(call)
+        write_whole(self.path / "calls" / f"{content.pop('name')}.json", content, durable=True)
+
+    def calls(self) -> list[Call]:
+        """Its deferred calls, the oldest first."""
+        found = [(path.stem, read_json(path)) for path in (self.path / "calls").glob("[!.]*.json")]
+        return sorted(
+            (Call(name=name, **content) for name, content in found if content), key=lambda call: call.time
+        )
+
+    def waiting_calls(self, uri: str) -> list[Call]:
+        """Those that were not carried out with this server."""
+        done = set(self.delivered(uri).calls)
+        return [call for call in self.calls() if call.name not in done]
+
     def delivered(self, uri: str) -> Delivered:
         path = self._delivered_path(uri)
         found = read_json(path)
@@ -192,7 +224,7 @@ class RunFolder:
         return found
 
     def waiting(self, uri: str) -> list[Record]:
-        """What the server has neither taken nor refused."""
+        """What the server has neither taken nor refused, deferred calls among it."""
         state = self.delivered(uri)
         found = []
         for segment in self.segments():
@@ -200,7 +232,9 @@ class RunFolder:
             for end, record in segment.read(state.reached(segment.name))[0]:
                 if record.kind != "closed" and end > (files if record.kind == "artifact" else values):
                     found.append(record)
-        return found
+        return found + [
+            Record(call.time, "call", call.function) for call in self.calls() if call.name not in state.calls
+        ]
 
     def view(self, offsets: Mapping[str, int] | None = None) -> RunView:
         """What its records, behind `offsets`, add up to."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lossy_mlflow.outbox.folder import RunFolder, make_private_folder, sync
+from lossy_mlflow.outbox.folder import Call, RunFolder, make_private_folder, sync
 from lossy_mlflow.outbox.owner import this_process
 from lossy_mlflow.outbox.records import Kind, Record, encode
 
@@ -90,24 +90,45 @@ class Journal:
 
     def add_file(self, source: Path, path: str) -> None:
         """Keep a copy of the file `source` as the run's artifact `path`; the record comes after the copy is whole."""
-        name = uuid.uuid4().hex
-        copy = self.folder.files / name
-        try:
-            make_private_folder(self.folder.files)
-            _copy_privately(source, copy)
-            size = copy.stat().st_size
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                copy.unlink()
-            if error.filename == str(source):
-                raise  # the caller's own mistake
-            with self._lock:
-                self.lost += 1
-                self._complain(error)
+        copy = self._copy(source)
+        if copy is None:
             return
         with self._lock:
             self._unsynced_files.append(copy)
-        self.append("artifact", {"file": name, "path": path, "size": size})
+        self.append("artifact", {"file": copy.name, "path": path, "size": copy.stat().st_size})
+
+    def defer(self, function: str, arguments: dict[str, Any], source: Path) -> None:
+        """Keep a deferred call (see `calls`), with a copy of the file `source`; both are on the disk when this returns."""
+        copy = self._copy(source)
+        if copy is None:
+            return
+        time_ms = now_ms()
+        try:
+            sync(copy)
+            name, size = f"{time_ms}-{copy.name}", copy.stat().st_size
+            self.folder.add_call(Call(name, time_ms, function, arguments, copy.name, size))
+        except OSError as error:
+            self._lose(copy, error)
+
+    def _copy(self, source: Path) -> Path | None:
+        """A copy of `source` in the outbox; None where the disk doesn't take it, which is told."""
+        copy = self.folder.files / uuid.uuid4().hex
+        try:
+            make_private_folder(self.folder.files)
+            _copy_privately(source, copy)
+        except OSError as error:
+            if error.filename == str(source):
+                raise  # the caller's own mistake
+            self._lose(copy, error)
+            return None
+        return copy
+
+    def _lose(self, copy: Path, error: OSError) -> None:
+        with contextlib.suppress(OSError):
+            copy.unlink()
+        with self._lock:
+            self.lost += 1
+            self._complain(error)
 
     def keep(self) -> None:
         """Bring what was appended to the disk; called by the keeper's thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import logging
 import re
@@ -19,7 +20,7 @@ from lossy_mlflow.outbox.api import Api, WaitingError
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.journal import Journal, Journals
 from lossy_mlflow.outbox.records import Kind
-from lossy_mlflow.outbox.start import ensure_sender
+from lossy_mlflow.outbox.start import ensure_sender, something_waits
 
 T = TypeVar("T")
 ARTIFACT_SCHEME = "outbox-artifacts"
@@ -121,6 +122,14 @@ class Outbox:
             time.sleep(_LOOK_EVERY_S)
         return True
 
+    def has_delivered(self, run_id: str, limit_s: float) -> bool:
+        """Whether the server answers, and has all of the run, deferred calls included, within `limit_s`."""
+        try:
+            self.check_server()
+        except WaitingError:
+            return False
+        return self.wait_until_delivered(limit_s) and not something_waits(self.folder.run(run_id), self.uri)
+
     def _in_memory(self) -> bool:
         return any(journal.waiting_in_memory for journal in self._journals.all())
 
@@ -140,7 +149,10 @@ class Outbox:
         for journal in self._journals.all():
             journal.close()
         self._away_until = 0.0
-        self.wait_until_delivered(_AT_EXIT_S)
+        # Where the server is away the sender waits for it, and nobody else.
+        with contextlib.suppress(WaitingError):
+            self.check_server()
+            self.wait_until_delivered(_AT_EXIT_S)
         for line in self._last_words(self._journals.all()):
             print(f"lossy_mlflow.outbox: {line}", file=sys.stderr)
 
@@ -175,7 +187,8 @@ def read_artifact_uri(artifact_uri: str) -> tuple[str, str, str]:
 
 
 def _has_arrived(run: RunFolder, uri: str, segment: str, size: int) -> bool:
-    return size == 0 or run.delivered(uri).reached(segment) >= size
+    has_records = size == 0 or run.delivered(uri).reached(segment) >= size
+    return has_records and not run.waiting_calls(uri)
 
 
 def _end_active_runs() -> None:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["params", "metrics", "tags", "delete_tag", "state", "inputs", "outputs", "artifact", "closed"]
+Kind = Literal[
+    "params", "metrics", "tags", "delete_tag", "state", "inputs", "outputs", "artifact", "call", "closed"
+]
 
 _CHECKSUM_LENGTH = 8
 

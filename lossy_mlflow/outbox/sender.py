@@ -80,7 +80,7 @@ class Sender:
             delivery = self._deliveries.setdefault(
                 run.path, RunDelivery(self._folder, run, self._api, self._uri)
             )
-            delivery.deliver(last=last)
+            return delivery.deliver(last=last)
         except WaitingError as error:
             if error.everything:
                 raise
@@ -90,7 +90,6 @@ class Sender:
             # A disk that can't take the note of what was delivered, or a folder of a newer version: not the others' fault.
             self._try_run_at[run.path] = now + _LONGEST_WAIT_S
             return True
-        return False
 
     def _close_if_dead(self, run: RunFolder) -> None:
         """Judge the run anew whenever it has grown and one of its writers is dead: to do so takes reading all of it."""

@@ -37,4 +37,6 @@ def take_up(uri: str) -> None:
 def something_waits(run: RunFolder, uri: str) -> bool:
     """Whether the server doesn't have all of the run, as far as the sizes of its segments tell."""
     state = run.delivered(uri)
-    return any(segment.size() > state.reached(segment.name) for segment in run.segments())
+    return bool(run.waiting_calls(uri)) or any(
+        segment.size() > state.reached(segment.name) for segment in run.segments()
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import errno
+import logging
 import re
 import sqlite3
 import time
@@ -15,21 +16,33 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UnreachableError, UsageError
+from lossy_mlflow.outbox.address import PREFIX
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    from lossy_mlflow.outbox.program import Outbox
+
+log = logging.getLogger("lossy_mlflow")
+
 _ANSWER_WITHIN_S = 10
+_HTTP = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A tracking server that has answered. `clock_offset_s`: the server's clock minus ours."""
+    """A tracking server. `clock_offset_s`: its clock minus ours.
+
+    `outbox`: the way by which all that `client` logs goes there; None where it goes directly. Only with an outbox may it be that
+    the server didn't answer (`answers`): its clock is taken to be ours then.
+    """
 
     client: MlflowClient
     uri: str
     clock_offset_s: float
+    outbox: Outbox | None = None
+    answers: bool = True
 
     def now(self) -> float:
         """The time by the server's clock, in seconds since 1970."""
@@ -43,13 +56,44 @@ def connect() -> Connection:
     """
     import mlflow
 
-    uri = mlflow.get_tracking_uri()
+    uri = mlflow.get_tracking_uri().removeprefix(PREFIX)
     offset = 0.0
-    if uri.startswith(("http://", "https://")):
+    if uri.startswith(_HTTP):
         offset = _probe(uri)
     elif file := sqlite_file(uri):
         _check_sqlite_file(file)
-    return Connection(mlflow.MlflowClient(), uri, offset)
+    return Connection(mlflow.MlflowClient(uri), uri, offset)
+
+
+@contextmanager
+def connected_for_logging() -> Iterator[Connection]:
+    """The same for a program that logs: to a server (http, https) by way of the outbox, also while the server doesn't answer.
+
+    Within the block MLflow's own tracking URI is the outbox's, so that what a user's model logs goes the same way.
+    """
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    uri = before.removeprefix(PREFIX)
+    if not uri.startswith(_HTTP):
+        yield connect()
+        return
+    from lossy_mlflow.outbox.program import outbox_for
+
+    offset, answers = 0.0, True
+    try:
+        offset = _probe(uri)
+    except UnreachableError as error:
+        answers = False
+        log.warning(
+            "%s Training goes on without it: what is logged waits on this machine (lossy outbox status).",
+            error.what,
+        )
+    mlflow.set_tracking_uri(PREFIX + uri)
+    try:
+        yield Connection(mlflow.MlflowClient(), uri, offset, outbox_for(uri), answers)
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -145,11 +189,14 @@ _DISK_FULL = (
 )
 
 
+_AGAIN = "Start the same command again when the server is well: it goes on where it stopped."
+
+
 def _explain(error: MlflowException) -> LossyError:
     import mlflow
 
     text = without_password(str(error))
-    uri = without_password(mlflow.get_tracking_uri())
+    uri = without_password(mlflow.get_tracking_uri().removeprefix(PREFIX))
     first_line = text.splitlines()[0] if text else type(error).__name__
     if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         return LossyError(
@@ -165,6 +212,8 @@ def _explain(error: MlflowException) -> LossyError:
         return LossyError(*_DISK_FULL)
     if "readonly database" in text or "unable to open database" in text:
         return LossyError(f"The database {uri} can't be written.", "Work in a folder you can write to.")
+    if error.error_code == "TEMPORARILY_UNAVAILABLE":
+        return UnreachableError(first_line, _AGAIN)
     if "API request to" in text or "Max retries exceeded" in text:
         return _unreachable(first_line)
     if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
@@ -177,5 +226,5 @@ def _explain(error: MlflowException) -> LossyError:
 def _unreachable(reason: str) -> UnreachableError:
     return UnreachableError(
         f"The tracking server didn't do as it was asked: {reason}",
-        "Look at its log; start the same command again when it is well: it goes on where it stopped.",
+        f"Look at its log. {_AGAIN}",
     )

@@ -8,11 +8,13 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.entities import PagedList
 from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT
 
@@ -20,7 +22,13 @@ from lossy_mlflow.errors import ConflictError, UsageError
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS, Hparam, flatten, hparams_sha256, unflatten
 from lossy_mlflow.tracking.identity import KnownRun
 
+if TYPE_CHECKING:
+    from lossy_mlflow.outbox.program import Outbox
+
 T = TypeVar("T")
+
+# The tag of a run that was started while its server was away: what the server had of the label wasn't known.
+STARTED_OFFLINE = "started_offline"
 
 PARAM_LENGTH_LIMIT = 6000
 _PARAMS_A_BATCH = 100
@@ -55,6 +63,19 @@ def runs_of_label(client: MlflowClient, label: str, kind: str = "train") -> list
     return [run for run in runs if "same_as" not in run.data.tags]
 
 
+def runs_known_here(client: MlflowClient, outbox: Outbox, label: str, kind: str = "train") -> list[Run]:
+    """The same runs as far as this machine's outbox has them: what is known while the server doesn't answer."""
+    found = [client.get_run(folder.key) for folder in outbox.folder.runs()]
+    ours = [
+        run
+        for run in found
+        if run.data.tags.get("label") == label
+        and run.data.tags.get("kind") == kind
+        and "same_as" not in run.data.tags
+    ]
+    return sorted(ours, key=lambda run: -run.info.start_time)
+
+
 def known_run(run: Run) -> KnownRun:
     """What of a run decides what starting its label means."""
     tags = run.data.tags
@@ -66,6 +87,11 @@ def known_run(run: Run) -> KnownRun:
         owner=tags.get("owner", ""),
         heartbeat=float(tags.get("heartbeat", 0)),
     )
+
+
+def artifacts_of(client: MlflowClient, run_id: str) -> ArtifactRepository:
+    """The run's artifacts. MLflow's own functions would ask the server for logged models of the run as well."""
+    return get_artifact_repository(client.get_run(run_id).info.artifact_uri, tracking_uri=client.tracking_uri)
 
 
 def experiment_for(client: MlflowClient, name: str) -> Experiment:
@@ -109,7 +135,7 @@ def hparams_of_run(client: MlflowClient, run: Run) -> Hparam:
     if hparams_sha256(tree) == wanted:
         return tree
     with tempfile.TemporaryDirectory() as folder:
-        file = client.download_artifacts(run.info.run_id, _HPARAMS_FILE, folder)
+        file = artifacts_of(client, run.info.run_id).download_artifacts(_HPARAMS_FILE, folder)
         return unflatten(json.loads(Path(file).read_text()))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlflow
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.errors import ConflictError
@@ -29,6 +30,7 @@ class Attempt:
     connection: Connection
     run_id: str
     name: str
+    _taken_by: list[str] = field(default_factory=list)
 
     def is_current(self) -> bool:
         return self.connection.client.get_run(self.run_id).data.tags.get("attempt") == self.name
@@ -38,19 +40,30 @@ class Attempt:
         client, run_id = self.connection.client, self.run_id
         # First the heartbeat: from then on nobody closes it.
         client.set_tag(run_id, "heartbeat", f"{self.connection.now():.0f}")
-        if client.get_run(run_id).info.status != "RUNNING" and self.is_current():
+        run = client.get_run(run_id)
+        self._taken_by[:] = self._taker(run)
+        if run.info.status != "RUNNING" and not self._taken_by:
             client.set_tag(run_id, "state_reason", "")
             client.update_run(run_id, status="RUNNING")
 
     def must_be_current(self) -> None:
-        """Raises ConflictError where another attempt has taken the run: nothing more may be published for it."""
-        tags = self.connection.client.get_run(self.run_id).data.tags
-        if tags.get("attempt") != self.name:
-            host = tags.get("owner", "").partition(":")[0]
+        """Raises ConflictError where another attempt has taken the run: nothing more may be published for it.
+
+        By way of an outbox the server isn't asked, which a training must not wait for: the last heartbeat has told, and what is
+        logged until then the outbox keeps apart.
+        """
+        if self.connection.outbox is None:
+            self._taken_by[:] = self._taker(self.connection.client.get_run(self.run_id))
+        if self._taken_by:
             raise ConflictError(
-                f"The run {self.run_id} was taken up on {host} meanwhile: this attempt ends here.",
+                f"The run {self.run_id} was taken up on {self._taken_by[0]} meanwhile: this attempt ends here.",
                 "Wait for that one, or train another copy: --e-name NAME",
             )
+
+    def _taker(self, run: Run) -> list[str]:
+        """The host that has taken the run from this attempt, if one has."""
+        tags = run.data.tags
+        return [] if tags.get("attempt") == self.name else [tags.get("owner", "").partition(":")[0]]
 
 
 @contextmanager
@@ -62,7 +75,7 @@ def running(connection: Connection, run_id: str) -> Iterator[Attempt]:
     superseded leaves the run's state alone. Raises ConflictError where another process of this machine has the run.
     """
     attempt = Attempt(connection, run_id, uuid.uuid4().hex)
-    with run_lock(run_id, _WAIT_FOR_LOCK_S), Watcher(run_id, attempt.name, connection.uri) as watcher:
+    with run_lock(run_id, _WAIT_FOR_LOCK_S), _watched(attempt) as has_ended:
         outer = mlflow.active_run()
         try:
             _begin(attempt)
@@ -70,10 +83,20 @@ def running(connection: Connection, run_id: str) -> Iterator[Attempt]:
                 yield attempt
         except BaseException as error:
             _end(*state_and_reason(error), attempt, outer)
-            watcher.run_has_ended()
+            has_ended()
             raise
         _end("FINISHED", "", attempt, outer)
-        watcher.run_has_ended()
+        has_ended()
+
+
+@contextmanager
+def _watched(attempt: Attempt) -> Iterator[Callable[[], None]]:
+    """If the process dies before what this yields is called, its run ends as FAILED: an outbox's sender sees to that as well."""
+    if attempt.connection.outbox:
+        yield lambda: None
+    else:
+        with Watcher(attempt.run_id, attempt.name, attempt.connection.uri) as watcher:
+            yield watcher.run_has_ended
 
 
 def _begin(attempt: Attempt) -> None:
@@ -100,7 +123,7 @@ def _end(status: str, reason: str, attempt: Attempt, outer: mlflow.ActiveRun | N
     client, run_id = attempt.connection.client, attempt.run_id
     current = attempt.is_current()
     run = client.get_run(run_id)
-    if current and run.data.tags.get("state_reason") != reason:
+    if current:
         client.set_tag(run_id, "state_reason", reason)
     final = status if current else run.info.status
     # The block may have opened runs of its own, or ended ours: what the caller had open before stays open.

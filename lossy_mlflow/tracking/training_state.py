@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mlflow import MlflowClient
 
 from lossy_mlflow.errors import LossyError
+from lossy_mlflow.tracking.runs import artifacts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +59,8 @@ def load_training_state(client: MlflowClient, run_id: str) -> tuple[dict[str, Te
     if current is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(client.download_artifacts(run_id, f"{_FOLDER}/{current['file']}", folder))
+        path = f"{_FOLDER}/{current['file']}"
+        file = Path(artifacts_of(client, run_id).download_artifacts(path, folder))
         if _sha256(file) != current["sha256"]:
             raise LossyError(
                 f"The training state of run {run_id} (epoch {current['epoch']}) is damaged: its SHA-256 is not the recorded one.",

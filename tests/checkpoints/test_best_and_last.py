@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossy_mlflow.checkpoints.publish import best_and_last
+from lossy_mlflow.checkpoints.versions import best_and_last
 
 losses = st.lists(
     st.tuples(st.integers(1, 500), st.floats(allow_nan=True)), min_size=1, unique_by=lambda item: item[0]

@@ -20,7 +20,8 @@ def folder(tmp_path: Path) -> Path:
     tree = get_hparams("dcvae10_digits")
     with seeded(1):
         decoder = decoder_of(build_model(tree))
-    save_model(tmp_path / "model", decoder.state_dict(), tree)
+    save_file(decoder.state_dict(), tmp_path / "weights.safetensors")
+    save_model(tmp_path / "model", tmp_path / "weights.safetensors", tree)
     return tmp_path / "model"
 
 

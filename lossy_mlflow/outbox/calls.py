@@ -1,0 +1,120 @@
+"""Deferred calls: what another package does with the server once it answers, by its own function, each once in the end.
+
+    python -m lossy_mlflow.outbox.calls RUN_FOLDER SERVER_RUN_ID NAME...
+
+A call names a function of the entry-point group `lossy_mlflow.deferred_calls`, its JSON arguments, and a file that was copied
+with it. It is carried out in a process of its own, which may import what it likes: a sender stays small. The function is
+called as `function(run_id, arguments, file)`, with the run's id on the server and MLFLOW_TRACKING_URI naming the server, and may
+be called again for what it has done already: a crash in the middle, or two senders at once, are its to bear.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import IO, Any
+
+from lossy_mlflow.errors import LossyError
+from lossy_mlflow.outbox.address import server_uri
+from lossy_mlflow.outbox.folder import RunFolder
+
+GROUP = "lossy_mlflow.deferred_calls"
+Handler = Callable[[str, dict[str, Any], Path], None]
+
+# One that fails is tried again, later each time: each try is a process that imports much.
+_TRY_AGAIN_AFTER_S = 15.0
+_LONGEST_WAIT_S = 600.0
+# MLflow's own client would try for minutes: it is for the sender to try again.
+_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+
+
+class CallRunner:
+    """The process that carries out a run's deferred calls, one after the other."""
+
+    def __init__(self, folder: RunFolder, uri: str) -> None:
+        self._folder = folder
+        self._uri = server_uri(uri)
+        self._work: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
+        self._pause = _TRY_AGAIN_AFTER_S
+        self._not_before = 0.0
+
+    def poll(self, names: list[str], run_id: str) -> tuple[list[str], str]:
+        """Start on the calls `names` of the run `run_id` (its id on the server), or see how far they are.
+
+        Returns the names of those that were done since the last time, and why the next one fails, or ''.
+        """
+        if self._work is None:
+            if time.monotonic() >= self._not_before:
+                self._work = self._start(names, run_id)
+            return [], ""
+        process, output = self._work
+        if process.poll() is None:
+            return [], ""
+        self._work = None
+        done, error = _read_outcome(output)
+        if not error and process.returncode:
+            error = f"the process that carries it out ended with exit code {process.returncode}"
+        self._pause = min(2 * self._pause, _LONGEST_WAIT_S) if error else _TRY_AGAIN_AFTER_S
+        self._not_before = time.monotonic() + self._pause if error else 0.0
+        return done, error
+
+    def _start(self, names: list[str], run_id: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+        # A file, and not a pipe: nobody reads while it writes.
+        output = tempfile.TemporaryFile()  # noqa: SIM115 (it is open for as long as the process works)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lossy_mlflow.outbox.calls", str(self._folder.path), run_id, *names],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            env={**_RETRIES, **os.environ, "MLFLOW_TRACKING_URI": self._uri},
+        )
+        return process, output
+
+
+def _read_outcome(output: IO[bytes]) -> tuple[list[str], str]:
+    """The calls that were done, and why the next one failed, or ''."""
+    with output:
+        output.seek(0)
+        lines = [json.loads(line) for line in output.read().splitlines() if line.startswith(b"{")]
+    done = [line["done"] for line in lines if "done" in line]
+    return done, next((line["error"] for line in lines if "error" in line), "")
+
+
+def handler(name: str) -> Handler:
+    """The function that is registered for calls of this name. Raises LossyError where none is."""
+    found = entry_points(group=GROUP, name=name)
+    if not found:
+        raise LossyError(
+            f"nothing is installed here that carries out {name!r}", "Send it where the program ran."
+        )
+    function: Handler = next(iter(found)).load()
+    return function
+
+
+def main() -> None:
+    """Carry out the calls in turn, up to the first that fails; each outcome is a line of JSON."""
+    path, run_id, *names = sys.argv[1:]
+    folder = RunFolder(Path(path))
+    calls = {call.name: call for call in folder.calls()}
+    for name in names:
+        call = calls[name]
+        file = folder.files / call.file
+        try:
+            if not file.exists() or file.stat().st_size != call.size:
+                raise LossyError(f"the file {file} is not there, or not whole yet: copy the folder again")
+            handler(call.function)(run_id, call.arguments, file)
+        except Exception as error:  # whatever it is: the sender tells, and tries again
+            print(json.dumps({"error": f"{call.function}: {str(error) or type(error).__name__}"[:500]}))
+            return
+        print(json.dumps({"done": name}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
