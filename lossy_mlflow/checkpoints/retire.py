@@ -17,6 +17,8 @@ def has_its_label(connection: Connection, label: str, run_id: str) -> bool:
     """
     client = connection.client
     mine = client.get_run(run_id)
+    if "same_as" in mine.data.tags:  # it holds what an attempt has made that another had superseded
+        return False
     others = [run for run in runs_of_label(client, label) if run.info.run_id != run_id]
     if STARTED_OFFLINE not in mine.data.tags:
         others = [run for run in others if run.info.start_time > mine.info.start_time]

@@ -16,10 +16,18 @@ from urllib.parse import urlsplit
 
 from lossy_mlflow.outbox.api import Api, MissingError, RefusedError, WaitingError
 from lossy_mlflow.outbox.calls import CallRunner
+from lossy_mlflow.outbox.fences import Fence, destination, judge
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.records import Record, RunView
+from lossy_mlflow.outbox.records import Record, RunView, fold
 from lossy_mlflow.outbox.start import something_waits
-from lossy_mlflow.outbox.target import Target, experiment_id_of, find_or_create_run, get_run
+from lossy_mlflow.outbox.target import (
+    Target,
+    experiment_id_of,
+    find_or_create_run,
+    get_run,
+    superseded_definition,
+    tags_of_run,
+)
 from lossy_mlflow.outbox.upload import upload_with_mlflow
 
 _READ_BYTES = 4_000_000
@@ -31,11 +39,12 @@ _ENDED = ("FINISHED", "FAILED", "KILLED")
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A record on its way. `end`: the offset behind it in its segment."""
+    """A record on its way. `end`: the offset behind it in its segment. `to`: the key of its run, if it is another."""
 
     segment: str
     end: int
     record: Record
+    to: str
 
     @property
     def ends_the_run(self) -> bool:
@@ -55,6 +64,7 @@ class RunDelivery:
         self._settled = False
         self._ended = False
         self._sizes: dict[str, int] = {}
+        self._fences: list[Fence] = []
         self._calls = CallRunner(folder, uri)
         self._call_error = ""
 
@@ -107,6 +117,7 @@ class RunDelivery:
                 self._settle()
             return
         self.resolve()
+        self._judge_fences()
         # Up to here, and not after a program that goes on writing: each of its records would be sent by itself.
         self._sizes = {segment.name: segment.size() for segment in self._folder.segments()}
         self._deliver_values(through_the_end=False)
@@ -179,7 +190,13 @@ class RunDelivery:
                 self._refuse("journal", {"segment": segment.name}, f"{damaged} lines fail their checksum")
             if not records and damaged:
                 (self._delivered.file_offsets if files else self._delivered.offsets)[segment.name] = end
-            streams.append([_Item(segment.name, behind, record) for behind, record in records])
+            owner = str(segment.owner)
+            streams.append(
+                [
+                    _Item(segment.name, behind, record, self._destination(owner, record.time))
+                    for behind, record in records
+                ]
+            )
         return list(heapq.merge(*streams, key=lambda item: item.record.time))
 
     def _offset(self, segment: str, *, files: bool) -> int:
@@ -187,6 +204,10 @@ class RunDelivery:
 
     def _send(self, group: Sequence[_Item]) -> None:
         kind = group[0].record.kind
+        if group[0].to:
+            if kind != "artifact":
+                self._divert(group)
+            return
         contents = [item.record.content for item in group]
         match kind:
             case "metrics":
@@ -241,7 +262,7 @@ class RunDelivery:
 
     def _news(self) -> RunView:
         """What the records add up to that are not delivered yet, those included that were written a moment ago."""
-        return self._folder.view(self._delivered.offsets)
+        return fold(self._folder.own_records(self._delivered.verdicts, self._delivered.offsets))
 
     def _log_batch(self, field: str, entries: Sequence[dict[str, Any]]) -> None:
         for piece in _pieces(entries, _BATCH[field]):
@@ -308,7 +329,10 @@ class RunDelivery:
     def _deliver_files(self) -> None:
         while items := self._undelivered(files=True):
             for item in items:
-                if item.record.kind == "artifact":
+                if item.record.kind == "artifact" and item.to:
+                    self._diverted(item.to).take_file(item.record.content["file"], self._folder)
+                    self._divert([item])
+                elif item.record.kind == "artifact":
                     self._deliver_file(item.record.content)
                 self._delivered.file_offsets[item.segment] = item.end
                 if item.record.kind == "artifact":
@@ -333,7 +357,14 @@ class RunDelivery:
 
     def _carry_out_calls(self) -> bool:
         """Whether some are left."""
-        names = [call.name for call in self._folder.waiting_calls(self._uri)]
+        names = []
+        for call in self._folder.waiting_calls(self._uri):
+            if to := self._destination(call.owner, call.time):
+                self._diverted(to).take_call(call, self._folder)
+                self._delivered.calls.append(call.name)
+                self._save()
+            else:
+                names.append(call.name)
         if not names:
             return False
         done, error = self._calls.poll(names, self.resolve().run_id)
@@ -343,6 +374,39 @@ class RunDelivery:
         if done or error:
             self._call_error = error
         return len(done) < len(names)
+
+    # What belongs to another run
+
+    def _judge_fences(self) -> None:
+        self._fences = self._folder.fences()
+        if not self._fences:
+            return
+        tag, run_id = self._fences[-1].tag, self.resolve().run_id
+        while True:
+            there = tags_of_run(self._api, run_id).get(tag, "")
+            verdicts, holder = judge(self._fences, self._delivered.verdicts, there, self._folder.key)
+            if holder == there:
+                break
+            # Then it is looked at again: of two that set it at once the later has it.
+            self._api.post("runs/set-tag", {"run_id": run_id, "key": tag, "value": holder})
+        if verdicts != self._delivered.verdicts:
+            self._delivered.verdicts = verdicts
+            self._save()
+
+    def _destination(self, owner: str, time: int) -> str:
+        return destination(self._fences, self._delivered.verdicts, owner, time)
+
+    def _diverted(self, key: str) -> RunFolder:
+        """The folder of the run that takes what a superseded attempt logs; the server's run says what it is."""
+        other = RunFolder(self._folder.path.with_name(key))
+        if not other.definition():
+            other.define(superseded_definition(self._api, self.resolve(), self._folder.definition()))
+        return other
+
+    def _divert(self, group: Sequence[_Item]) -> None:
+        other = self._diverted(group[0].to)
+        for item in group:
+            other.append(item.segment, item.record)
 
     # Books
 
@@ -385,7 +449,7 @@ def _groups(items: Sequence[_Item]) -> Iterator[list[_Item]]:
         kind = item.record.kind
         size = len(item.record.content) if kind in _BATCH else 1
         full = group and entries + size > _BATCH.get(kind, 1000)
-        if group and (kind != group[0].record.kind or full):
+        if group and ((kind, item.to) != (group[0].record.kind, group[0].to) or full):
             yield group
             group, entries = [], 0
         group.append(item)
@@ -407,10 +471,10 @@ def _pieces(entries: Sequence[dict[str, Any]], limit: int) -> Iterator[Sequence[
         yield entries[start:]
 
 
-def must_be_closed(folder: RunFolder, lives: Callable[[str], bool | None]) -> bool:
+def must_be_closed(folder: RunFolder, uri: str, lives: Callable[[str], bool | None]) -> bool:
     """Whether the run still says RUNNING though the process that said so is dead, and didn't end in order."""
     definition = folder.definition()
-    view = folder.view()
+    view = fold(folder.own_records(folder.delivered(uri).verdicts))
     owner = view.state_owner or str(definition.get("owner", ""))
     running = view.status == "RUNNING" or (not view.status and bool(definition.get("owner")))
     return running and owner not in view.closed and lives(owner) is False

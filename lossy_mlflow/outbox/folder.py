@@ -6,6 +6,7 @@
     OUTBOX/SERVER/runs/KEY/run.json       what the run was created with
     OUTBOX/SERVER/runs/KEY/OWNER.N.log    journal segments: each has one writer, and is only ever appended to
     OUTBOX/SERVER/runs/KEY/calls/TIME-NAME.json     a deferred call
+    OUTBOX/SERVER/runs/KEY/fences/TIME-NAME.json    who took the run up, and when
     OUTBOX/SERVER/runs/KEY/files/NAME     artifacts, and the files of deferred calls, copied
     OUTBOX/SERVER/runs/KEY/delivered-SERVER.json    how far that server has it all; replaced as a whole
     OUTBOX/SERVER/runs/KEY/refused.jsonl  what the server refused for good, with its words
@@ -16,6 +17,7 @@ A file of this kind works on a network file system as well, where neither locks 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -27,8 +29,9 @@ from typing import Any
 
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.outbox.address import outbox_root, server_uri, short_name
+from lossy_mlflow.outbox.fences import Fence, destination
 from lossy_mlflow.outbox.owner import Owner, read_owner
-from lossy_mlflow.outbox.records import Record, RunView, decode, fold
+from lossy_mlflow.outbox.records import Record, RunView, decode, encode, fold
 
 FORMAT = 1
 _PRIVATE_FOLDER = 0o700
@@ -80,7 +83,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 class Delivered:
     """How far a server has a run. `offsets` and `file_offsets`: by segment, the bytes whose values, or files, it has or refused.
 
-    `calls`: the names of the deferred calls that were carried out. `error`: why the rest waits, '' where nothing is in the way.
+    `calls`: the names of the deferred calls that were carried out. `verdicts`: whose the run is, see `fences`. `error`: why the
+    rest waits, '' where nothing is in the way.
     """
 
     uri: str
@@ -89,6 +93,7 @@ class Delivered:
     offsets: dict[str, int] = field(default_factory=dict)
     file_offsets: dict[str, int] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    verdicts: dict[str, str] = field(default_factory=dict)
     refused: int = 0
     error: str = ""
 
@@ -99,7 +104,7 @@ class Delivered:
     def forget(self) -> None:
         """The server has nothing of it: all is to be sent again."""
         self.server_run_id, self.experiment_id, self.offsets, self.file_offsets = "", "", {}, {}
-        self.calls = []
+        self.calls, self.verdicts = [], {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,7 @@ class Call:
     """A deferred call (see `calls`). `time`: milliseconds since 1970; `file`: the copy of its file, of `size` bytes."""
 
     name: str
+    owner: str
     time: int
     function: str
     arguments: dict[str, Any]
@@ -167,6 +173,22 @@ class RunFolder:
         write_whole(self.path / "run.json", {"format": FORMAT, **content}, durable=True)
         sync(self.path.parent)
 
+    def append(self, segment: str, record: Record) -> None:
+        """Add a record of another run's journal under the name of its segment, and so of its writer."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with os.fdopen(os.open(self.path / segment, flags, _PRIVATE_FILE), "ab") as file:
+            file.write(encode(record))
+
+    def take_file(self, name: str, other: RunFolder) -> None:
+        """Have the file of another run as well."""
+        make_private_folder(self.files)
+        with contextlib.suppress(FileExistsError):
+            (self.files / name).hardlink_to(other.files / name)
+
+    def take_call(self, call: Call, other: RunFolder) -> None:
+        self.take_file(call.file, other)
+        self.add_call(call)
+
     def segments(self) -> list[Segment]:
         found = []
         for path in sorted(self.path.glob("*.log")):
@@ -185,6 +207,15 @@ class RunFolder:
         return sorted(
             (Call(name=name, **content) for name, content in found if content), key=lambda call: call.time
         )
+
+    def add_fence(self, fence: Fence) -> None:
+        make_private_folder(self.path / "fences")
+        write_whole(self.path / "fences" / f"{fence.time}-{fence.name}.json", asdict(fence), durable=True)
+
+    def fences(self) -> list[Fence]:
+        """The oldest first."""
+        found = [read_json(path) for path in (self.path / "fences").glob("[!.]*.json")]
+        return sorted((Fence(**content) for content in found if content), key=lambda fence: fence.time)
 
     def waiting_calls(self, uri: str) -> list[Call]:
         """Those that were not carried out with this server."""
@@ -222,6 +253,17 @@ class RunFolder:
             records, _, _ = segment.read((offsets or {}).get(segment.name, 0))
             found += [(str(segment.owner or segment.name), record) for _, record in records]
         return found
+
+    def own_records(
+        self, verdicts: Mapping[str, str], offsets: Mapping[str, int] | None = None
+    ) -> list[tuple[str, Record]]:
+        """The same without what belongs to other runs, since its writer had lost this one."""
+        fences = self.fences()
+        return [
+            (owner, record)
+            for owner, record in self.records(offsets)
+            if not destination(fences, verdicts, owner, record.time)
+        ]
 
     def waiting(self, uri: str) -> list[Record]:
         """What the server has neither taken nor refused, deferred calls among it."""

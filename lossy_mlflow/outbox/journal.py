@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lossy_mlflow.outbox.fences import Fence
 from lossy_mlflow.outbox.folder import Call, RunFolder, make_private_folder, sync
 from lossy_mlflow.outbox.owner import this_process
 from lossy_mlflow.outbox.records import Kind, Record, encode
@@ -106,9 +107,18 @@ class Journal:
         try:
             sync(copy)
             name, size = f"{time_ms}-{copy.name}", copy.stat().st_size
-            self.folder.add_call(Call(name, time_ms, function, arguments, copy.name, size))
+            owner = str(this_process())
+            self.folder.add_call(Call(name, owner, time_ms, function, arguments, copy.name, size))
         except OSError as error:
             self._lose(copy, error)
+
+    def take(self, tag: str, before: str, name: str) -> None:
+        """From here on this process writes as the attempt `name` (see `fences`)."""
+        try:
+            self.folder.add_fence(Fence(name, before, tag, str(this_process()), now_ms()))
+        except OSError as error:
+            with self._lock:
+                self._complain(error)
 
     def _copy(self, source: Path) -> Path | None:
         """A copy of `source` in the outbox; None where the disk doesn't take it, which is told."""

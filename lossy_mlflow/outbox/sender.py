@@ -98,7 +98,7 @@ class Sender:
         if segments and not any(lives is False for _, lives in facts):
             return
         if self._judged.get(run.path) != facts:
-            if must_be_closed(run, _lives):
+            if must_be_closed(run, self._uri, _lives):
                 self._close(run)
             self._judged[run.path] = facts
 

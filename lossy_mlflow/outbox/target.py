@@ -57,6 +57,30 @@ def get_run(api: Api, run_id: str) -> Target:
     return _target(info)
 
 
+def tags_of_run(api: Api, run_id: str) -> dict[str, str]:
+    found = api.get("runs/get", {"run_id": run_id})["run"]
+    return {tag["key"]: tag["value"] for tag in found.get("data", {}).get("tags", [])}
+
+
+def superseded_definition(api: Api, target: Target, definition: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is created with that takes what a superseded attempt on the run `target` has logged: it looks like that one.
+
+    Its tag `same_as` names it.
+    """
+    found = api.get("runs/get", {"run_id": target.run_id})["run"]
+    info = found["info"]
+    tags = {tag["key"]: tag["value"] for tag in found.get("data", {}).get("tags", [])}
+    tags = {key: value for key, value in tags.items() if key != KEY_TAG} | {"same_as": target.run_id}
+    known = {key: definition[key] for key in ("experiment_name",) if key in definition}
+    return known | {
+        "experiment_id": target.experiment_id,
+        "user_id": info.get("user_id", ""),
+        "start_time": info.get("start_time"),
+        "run_name": info.get("run_name", ""),
+        "tags": [{"key": key, "value": value} for key, value in tags.items()],
+    }
+
+
 def find_run(api: Api, key: str, experiment_id: str) -> Target | None:
     """The run with this key: of several, made by senders that raced, the one with the lowest id; the others are soft-deleted.
 

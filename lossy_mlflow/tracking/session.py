@@ -103,6 +103,9 @@ def _begin(attempt: Attempt) -> None:
     connection, run_id = attempt.connection, attempt.run_id
     now = f"{connection.now():.0f}"
     tags = {"attempt": attempt.name, "owner": lock_domain(), "heartbeat": now, "state_reason": ""}
+    if connection.outbox:
+        before = connection.client.get_run(run_id).data.tags.get("attempt", "")
+        connection.outbox.journal(run_id).take("attempt", before, attempt.name)
     set_tags(connection.client, run_id, tags)
     # Of two machines that take a run up at once, the one that wrote last has it.
     attempt.must_be_current()
@@ -121,7 +124,8 @@ def _begin(attempt: Attempt) -> None:
 
 def _end(status: str, reason: str, attempt: Attempt, outer: mlflow.ActiveRun | None) -> None:
     client, run_id = attempt.connection.client, attempt.run_id
-    current = attempt.is_current()
+    # An outbox keeps apart what a superseded attempt says of itself.
+    current = attempt.connection.outbox is not None or attempt.is_current()
     run = client.get_run(run_id)
     if current:
         client.set_tag(run_id, "state_reason", reason)

@@ -1,0 +1,51 @@
+"""Whose a run is where several machines have taken it up in turn: what the others log goes to runs of their own.
+
+An attempt on a run says so by a *fence*: "from this moment on I write, and found the run in the hands of that one". The run's tag
+on the server names the attempt that has it. A fence that finds its forerunner there takes the run; one that finds somebody else
+came too late, though it could not know: an outage had kept it apart. Nothing of it is lost, and nothing merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A process writes as the attempt `name` from `time` on (ms since 1970); `before` it this one had the run, or nobody: ''."""
+
+    name: str
+    before: str
+    tag: str
+    owner: str
+    time: int
+
+
+# By a fence's name: '' where the run is, or was, in its hands; else the key of the run that takes what it logs.
+Verdicts = Mapping[str, str]
+
+
+def judge(fences: Sequence[Fence], verdicts: Verdicts, holder: str, key: str) -> tuple[dict[str, str], str]:
+    """What becomes of each fence, oldest first, and who has the run then, which the tag on the server has to say.
+
+    `holder`: what the tag says now, `key`: the run's own key. A fence that has lost stays lost, so that what it logs stays in one
+    place; one that had the run has lost what is not delivered yet, once somebody else has taken it, unless that was done here.
+    """
+    result = dict(verdicts)
+    for fence in fences:
+        if result.get(fence.name):
+            continue
+        if holder in ("", fence.before, fence.name):
+            result[fence.name], holder = "", fence.name
+        elif fence.name in result and any(later.before == fence.name for later in fences):
+            continue
+        else:
+            result[fence.name] = result.get(fence.before) or f"{key}-{fence.name[:12]}"
+    return result, holder
+
+
+def destination(fences: Sequence[Fence], verdicts: Verdicts, owner: str, time: int) -> str:
+    """Where a record goes that `owner` wrote at `time`: '' for the run itself, else the key of another."""
+    own = [fence for fence in fences if fence.owner == owner and fence.time <= time]
+    return verdicts.get(own[-1].name, "") if own else ""
