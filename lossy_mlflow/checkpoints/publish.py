@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,10 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from lossy_mlflow.checkpoints.flavor import files_sha256, save_model, weights_sha256
+from lossy_mlflow.checkpoints.flavor import files_sha256, refuse_unloadable, save_model, weights_sha256
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.tracking.runs import all_pages
+from lossy_mlflow.tracking.tags import number, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,40 +50,44 @@ def publish(
 ) -> int:
     """Make `snapshot` a version of `name`, with `tags`; returns its number. A version of that epoch of the run stays as it is.
 
+    Raises UsageError where the model that `tree` describes, built anew, can't take the snapshot's weights.
+
     The files are a LoggedModel's, not the run's: deleting the run for good doesn't take them. The version appears with its
     tags in one call, after its files are whole; then the aliases `best` and `last` are set to what the run's versions say.
     """
-    published = versions_of_run(client, run_id, name)
+    published = by_epoch(versions_of_run(client, run_id, name))
     if snapshot.epoch not in published:
         published[snapshot.epoch] = _make_version(client, run_id, name, tree, snapshot, tags)
-    best, last = best_and_last(
-        [(epoch, float(version.tags["val_loss"])) for epoch, version in published.items()]
-    )
+    losses = {epoch: number(version.tags, "val_loss") for epoch, version in published.items()}
+    best, last = best_and_last(losses)
     if best is not None:
         client.set_registered_model_alias(name, "best", published[best].version)
     client.set_registered_model_alias(name, "last", published[last].version)
     return int(published[snapshot.epoch].version)
 
 
-def best_and_last(losses: Sequence[tuple[int, float]]) -> tuple[int | None, int]:
-    """Of (epoch, val_loss): the epoch with the lowest loss (the earliest of equal ones; NaN is never best), and the newest."""
-    real = [(loss, epoch) for epoch, loss in losses if not math.isnan(loss)]
-    return (min(real)[1] if real else None), max(epoch for epoch, _ in losses)
+def best_and_last(losses: Mapping[int, float | None]) -> tuple[int | None, int]:
+    """Of losses by epoch: the epoch of the lowest (the earliest of equal ones; None and NaN are never best), and the newest."""
+    real = [(loss, epoch) for epoch, loss in losses.items() if loss is not None and not math.isnan(loss)]
+    return (min(real)[1] if real else None), max(losses)
 
 
-def versions_of_run(client: MlflowClient, run_id: str, name: str) -> dict[int, ModelVersion]:
-    """The versions of `name` that the run has made, by epoch."""
+def versions_of_run(client: MlflowClient, run_id: str, name: str) -> list[ModelVersion]:
+    """The versions of `name` that the run has made."""
     found = all_pages(lambda token: client.search_model_versions(f"run_id = '{run_id}'", page_token=token))
-    return {
-        int(version.tags["epoch"]): version
-        for version in found
-        if version.name == name and "epoch" in version.tags
-    }
+    return [version for version in found if version.name == name]
+
+
+def by_epoch(versions: Iterable[ModelVersion]) -> dict[int, ModelVersion]:
+    """The same by the epoch that each one's tag says; without those that say none."""
+    epochs = ((whole_number(version.tags, "epoch"), version) for version in versions)
+    return {epoch: version for epoch, version in epochs if epoch is not None}
 
 
 def _make_version(
     client: MlflowClient, run_id: str, name: str, tree: Hparam, snapshot: Snapshot, tags: Mapping[str, str]
 ) -> ModelVersion:
+    refuse_unloadable(snapshot.weights, tree)
     run = client.get_run(run_id)
     # In this order the UI shows them: what a person looks for first.
     tags = {"epoch": str(snapshot.epoch), "val_loss": repr(snapshot.val_loss), **tags}
