@@ -27,6 +27,19 @@ FORMAT = 1
 # Where MLflow puts the folder that it is given as `data_path`.
 _DATA = Path("data", "decoder")
 _WEIGHTS, _HPARAMS = "weights.safetensors", "hparams.json"
+# What `save_model` writes, MLflow's own files among it, by their paths below the folder.
+FILES = frozenset(
+    {
+        "MLmodel",
+        "conda.yaml",
+        "python_env.yaml",
+        "requirements.txt",
+        "input_example.json",
+        "serving_input_example.json",
+        (_DATA / _WEIGHTS).as_posix(),
+        (_DATA / _HPARAMS).as_posix(),
+    }
+)
 
 
 def save_model(
@@ -101,34 +114,52 @@ def _load_data(data: Path, device: str) -> tuple[nn.Module, Hparam]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from lossy_mlflow.models import build_model, decoder_of
-
     tree = unflatten(json.loads((data / _HPARAMS).read_text()))
     # Whatever device the weights were trained on, they were stored from the CPU and are read to `device`.
     try:
         weights = load_file(data / _WEIGHTS, device=device)
     except SafetensorError as error:
         raise LossyError(f"The weights in {data / _WEIGHTS} can't be read: {error}") from error
-    decoder = decoder_of(build_model(tree)).to(device)
-    _load_strictly(decoder, weights, str(tree.model_name))
+    decoder = _new_decoder(tree).to(device)
+    if off := _differences(decoder, weights, "stored"):
+        raise ConflictError(
+            f"The stored weights don't fit the model {tree.model_name!r}: {off}",
+            "Was the model changed since? Load it with the code that trained it (the run's git_commit, its user_code).",
+        )
+    decoder.load_state_dict(weights)
     return decoder.eval(), tree
 
 
-def _load_strictly(decoder: nn.Module, weights: Mapping[str, Tensor], model_name: str) -> None:
+def refuse_unloadable(weights: Mapping[str, Tensor], tree: Hparam) -> None:
+    """Raises UsageError where a decoder with these weights, once stored, could not be loaded again: a buffer has grown, say."""
+    if off := _differences(_new_decoder(tree), weights, "trained"):
+        raise UsageError(
+            f"The decoder of {tree.model_name!r} could be stored and never loaded again: {off}",
+            "Give its tensors their final shapes when it is built; "
+            "a buffer that need not be stored: register_buffer(..., persistent=False)",
+        )
+
+
+def _new_decoder(tree: Hparam) -> nn.Module:
+    from lossy_mlflow.models import build_model, decoder_of
+    from lossy_mlflow.training import seeded
+
+    # Seeded as it was for training: what is drawn when it is built and never stored is the same again. And whoever trains, or
+    # loads, finds torch's generator as it was.
+    with seeded(tree.random_seed or 0):
+        return decoder_of(build_model(tree))
+
+
+def _differences(decoder: nn.Module, weights: Mapping[str, Tensor], what: str) -> str:
+    """The first names and shapes in which `weights`, which are `what`, and those of `decoder` differ; '' where none do."""
     wanted = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if wanted != given:
-        off = [
-            f"{name}: stored {given.get(name, 'nothing')}, {model_name} has {wanted.get(name, 'nothing')}"
-            for name in sorted(wanted.keys() | given.keys())
-            if wanted.get(name) != given.get(name)
-        ]
-        raise ConflictError(
-            f"The stored weights don't fit the model {model_name!r}: {'; '.join(off[:3])}"
-            + (" ..." if off[3:] else ""),
-            "Was the model changed since? Load it with the code that trained it (the run's git_commit, its user_code).",
-        )
-    decoder.load_state_dict(dict(weights))
+    off = [
+        f"{name}: {what} {given.get(name, 'nothing')}, built anew {wanted.get(name, 'nothing')}"
+        for name in sorted(wanted.keys() | given.keys())
+        if wanted.get(name) != given.get(name)
+    ]
+    return "; ".join(off[:3]) + (" ..." if off[3:] else "")
 
 
 class _Pyfunc:

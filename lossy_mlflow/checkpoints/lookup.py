@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import math
+import shlex
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from lossy_mlflow.checkpoints.reference import Reference, parse_reference
-from lossy_mlflow.errors import NotFoundError, did_you_mean
+from lossy_mlflow.checkpoints.reference import BEST_STEP, LAST_STEP, Reference, parse_reference, refuse_step
+from lossy_mlflow.errors import NotFoundError, UsageError, did_you_mean
+from lossy_mlflow.hparams import train_command
 from lossy_mlflow.tracking.connection import Connection, connect, explained, without_password
 from lossy_mlflow.tracking.runs import all_pages, quoted
-
-BEST_STEP, LAST_STEP = -2, -1
+from lossy_mlflow.tracking.tags import number, whole_number
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A version of a registered model. `epoch` and `val_loss` (nats per image) are None where nobody recorded them."""
+    """A version of a registered model. `epoch` and `val_loss` (nats per image) are None where its tags don't say them."""
 
     name: str
     version: int
@@ -36,24 +36,35 @@ class Checkpoint:
     uri: str
 
 
-def resolve(reference: str, chkt_step: int = BEST_STEP) -> Checkpoint:
-    """The version that `reference` means. A plain NAME follows `chkt_step`: -2 its best, -1 its last, N the one of epoch N.
+def resolve(reference: str, chkt_step: int | None = None) -> Checkpoint:
+    """The version that `reference` means. A plain NAME follows `chkt_step`: -2 or None its best, -1 its last, N that of epoch N.
 
-    Raises NotFoundError, which says what there is instead; UsageError, where the reference can't be read.
+    Raises NotFoundError, which says what there is instead; UsageError, where the reference can't be read, and for a `chkt_step`
+    below -2 or beside a reference that means one version already.
     """
     wanted = parse_reference(reference)
+    refuse_step(wanted, chkt_step)
     with explained():
         connection = connect()
         model = _registered_model(connection, wanted)
         versions = versions_of(connection.client, model)
-        return _pick(connection, wanted, versions, chkt_step)
+        return _pick(connection, wanted, versions, BEST_STEP if chkt_step is None else chkt_step)
 
 
 def list_checkpoints(name: str) -> list[Checkpoint]:
-    """Every version of the registered model `name`, newest first. Raises NotFoundError with the names that are near."""
+    """Every version of the registered model `name`, newest first.
+
+    Raises NotFoundError with the names that are near; UsageError, where `name` is a reference to one version.
+    """
+    wanted = parse_reference(name)
+    if not wanted.is_plain:
+        raise UsageError(
+            f"{wanted} means one version; what is listed are all of a name.",
+            f"lossy checkpoints {shlex.quote(wanted.name)}    that one alone: lossy resolve {shlex.quote(str(wanted))}",
+        )
     with explained():
         connection = connect()
-        return versions_of(connection.client, _registered_model(connection, parse_reference(name)))
+        return versions_of(connection.client, _registered_model(connection, wanted))
 
 
 def list_names() -> list[str]:
@@ -86,10 +97,12 @@ def _registered_model(connection: Connection, wanted: Reference) -> RegisteredMo
             raise
     names = _registered_names(connection.client)
     near = did_you_mean(wanted.name, names)
-    there = near or (f"There are {len(names)}: lossy checkpoints" if names else "It has none yet.")
+    there = near or (f"it has {len(names)} of other names." if names else "it has none yet.")
+    command = train_command(wanted.name)
+    way = f"Train it: {command}" if command else "See what there is: lossy checkpoints"
     raise NotFoundError(
         f"No registered model {wanted.name!r} at {without_password(connection.uri)}; {there}",
-        f"Train it: lossy train {wanted.name}    or name another server: export MLFLOW_TRACKING_URI=...",
+        f"{way}    or name another server: export MLFLOW_TRACKING_URI=...",
     )
 
 
@@ -115,7 +128,7 @@ def _pick(
     there = ", ".join(_in_short(item) for item in versions[:8]) or "no version at all"
     raise NotFoundError(
         f"{wanted.name} at {without_password(connection.uri)} has no {looked_for}; it has {there}.",
-        f"See all: lossy checkpoints {wanted.name}",
+        f"See all: lossy checkpoints {shlex.quote(wanted.name)}",
     )
 
 
@@ -127,13 +140,12 @@ def _in_short(checkpoint: Checkpoint) -> str:
 
 def _checkpoint(version: ModelVersion, aliases: list[str]) -> Checkpoint:
     tags = version.tags
-    loss = float(tags["val_loss"]) if "val_loss" in tags else None
     created = datetime.datetime.fromtimestamp(version.creation_timestamp / 1000, datetime.UTC)
     return Checkpoint(
         name=version.name,
         version=int(version.version),
-        epoch=int(tags["epoch"]) if "epoch" in tags else None,
-        val_loss=None if loss is None or math.isnan(loss) else loss,
+        epoch=whole_number(tags, "epoch"),
+        val_loss=number(tags, "val_loss"),
         aliases=tuple(sorted(aliases)),
         run_id=version.run_id or "",
         created=created.isoformat(timespec="seconds"),

@@ -14,11 +14,12 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from lossy_mlflow.checkpoints.flavor import files_sha256, save_model, weights_sha256
+from lossy_mlflow.checkpoints.flavor import files_sha256, refuse_unloadable, save_model, weights_sha256
 from lossy_mlflow.checkpoints.retire import has_its_label, retire_earlier_runs
-from lossy_mlflow.checkpoints.versions import best_and_last, versions_of_run
+from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, versions_of_run
 from lossy_mlflow.hparams import Hparam, flatten, unflatten
 from lossy_mlflow.tracking.connection import Connection, connect
+from lossy_mlflow.tracking.tags import number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,9 +63,13 @@ def ensure_registered_model(client: MlflowClient, name: str, description: str) -
 
 
 def publish(connection: Connection, run_id: str, publication: Publication, snapshot: Snapshot) -> None:
-    """Make `snapshot` a version; by way of an outbox, if there is one: then it survives this process and its server's outage."""
+    """Make `snapshot` a version; by way of an outbox, if there is one: then it survives this process and its server's outage.
+
+    Raises UsageError where the model that the tree describes, built anew, can't take the snapshot's weights.
+    """
     from safetensors.torch import save_file
 
+    refuse_unloadable(snapshot.weights, publication.tree)
     arguments = {
         "name": publication.name,
         "description": publication.description,
@@ -95,9 +100,9 @@ def _publish(connection: Connection, run_id: str, arguments: Mapping[str, Any], 
     """
     client, name, epoch = connection.client, arguments["name"], arguments["epoch"]
     ensure_registered_model(client, name, arguments["description"])
-    if epoch not in versions_of_run(client, run_id, name):
+    if epoch not in by_epoch(versions_of_run(client, run_id, name)):
         made = _make_version(client, run_id, arguments, weights)
-        if (first := versions_of_run(client, run_id, name)[epoch]).version != made.version:
+        if (first := by_epoch(versions_of_run(client, run_id, name))[epoch]).version != made.version:
             # Two senders of one outbox, say: both then agree on the first.
             client.delete_model_version(name, made.version)
             log.info("epoch %d was published by another process as version %s", epoch, first.version)
@@ -109,9 +114,9 @@ def _publish(connection: Connection, run_id: str, arguments: Mapping[str, Any], 
 def _set_aliases(client: MlflowClient, run_id: str, name: str) -> None:
     published: dict[int, ModelVersion] = {}
     # Again, where another process that publishes for the run has made a version meanwhile.
-    while (found := versions_of_run(client, run_id, name)).keys() != published.keys():
+    while (found := by_epoch(versions_of_run(client, run_id, name))).keys() != published.keys():
         published = found
-        losses = [(epoch, float(version.tags["val_loss"])) for epoch, version in found.items()]
+        losses = {epoch: number(version.tags, "val_loss") for epoch, version in found.items()}
         best, last = best_and_last(losses)
         if best is not None:
             client.set_registered_model_alias(name, "best", found[best].version)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lossy_mlflow.errors import UsageError
 
 _FORMS = "NAME, NAME@ALIAS, NAME/VERSION or models:/NAME@ALIAS, models:/NAME/VERSION"
+BEST_STEP, LAST_STEP = -2, -1
 _PREFIX = "models:/"
 
 
@@ -26,6 +27,11 @@ class Reference:
             return f"{self.name}/{self.version}"
         return self.name
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a name alone, which leaves open which of its versions is meant."""
+        return self.alias is None and self.version is None
+
 
 def parse_reference(text: str) -> Reference:
     """Read a reference; `parse_reference(str(r)) == r`. Raises UsageError, with the forms there are."""
@@ -43,3 +49,19 @@ def parse_reference(text: str) -> Reference:
     if version == 0:
         raise UsageError(f"{text!r}: versions are counted from 1.", "See them: lossy checkpoints NAME")
     return Reference(match["name"], match["alias"], version)
+
+
+def refuse_step(reference: Reference, chkt_step: int | None) -> None:
+    """Raises UsageError where `chkt_step` is none that there is, and where `reference` says already which version it means."""
+    if chkt_step is None:
+        return
+    if chkt_step < BEST_STEP:
+        raise UsageError(
+            f"There is no chkt_step {chkt_step}.",
+            "-2 means the best version, -1 the last, N the one of epoch N.",
+        )
+    if not reference.is_plain:
+        raise UsageError(
+            f"{reference} says which version it means, and so does chkt_step {chkt_step}.",
+            f"Give one of the two: {reference} alone, or {reference.name} with a chkt_step.",
+        )

@@ -44,7 +44,7 @@ def retire_earlier_runs(connection: Connection, label: str, run_id: str) -> None
     for run in earlier:
         if known_run(run).lives(connection.now()):
             continue
-        versions = versions_of_run(client, run.info.run_id, label).values()
+        versions = versions_of_run(client, run.info.run_id, label)
         kept = any(item.version in promoted or "pinned" in item.tags for item in versions)
         if kept or run.data.tags.get("mlflow.user") != mine.data.tags.get("mlflow.user"):
             client.set_tag(run.info.run_id, "superseded_by", run_id)

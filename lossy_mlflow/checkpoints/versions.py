@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from lossy_mlflow.tracking.runs import all_pages
+from lossy_mlflow.tracking.tags import whole_number
 
 
-def versions_of_run(client: MlflowClient, run_id: str, name: str) -> dict[int, ModelVersion]:
-    """The versions of `name` that the run has made, by epoch; of several of one epoch, made at once, the first."""
+def versions_of_run(client: MlflowClient, run_id: str, name: str) -> list[ModelVersion]:
+    """The versions of `name` that the run has made."""
     found = all_pages(lambda token: client.search_model_versions(f"run_id = '{run_id}'", page_token=token))
-    newest_first = sorted(found, key=lambda version: -int(version.version))
-    return {
-        int(version.tags["epoch"]): version
-        for version in newest_first
-        if version.name == name and "epoch" in version.tags
-    }
+    return [version for version in found if version.name == name]
 
 
-def best_and_last(losses: Sequence[tuple[int, float]]) -> tuple[int | None, int]:
-    """Of (epoch, val_loss): the epoch with the lowest loss (the earliest of equal ones; NaN is never best), and the newest."""
-    real = [(loss, epoch) for epoch, loss in losses if not math.isnan(loss)]
-    return (min(real)[1] if real else None), max(epoch for epoch, _ in losses)
+def by_epoch(versions: Iterable[ModelVersion]) -> dict[int, ModelVersion]:
+    """The same by the epoch that each one's tag says, without those that say none; of several of one epoch, the first made."""
+    newest_first = sorted(versions, key=lambda version: -int(version.version))
+    epochs = ((whole_number(version.tags, "epoch"), version) for version in newest_first)
+    return {epoch: version for epoch, version in epochs if epoch is not None}
+
+
+def best_and_last(losses: Mapping[int, float | None]) -> tuple[int | None, int]:
+    """Of losses by epoch: the epoch of the lowest (the earliest of equal ones; None and NaN are never best), and the newest."""
+    real = [(loss, epoch) for epoch, loss in losses.items() if loss is not None and not math.isnan(loss)]
+    return (min(real)[1] if real else None), max(losses)

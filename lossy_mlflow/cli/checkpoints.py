@@ -10,10 +10,12 @@ from lossy_mlflow.cli.output import json_option, print_json, print_table
 @click.command(epilog="Example: lossy resolve dcvae100_mnist@best")
 @click.argument("reference")
 @click.option(
-    "--chkt-step", default=-2, show_default=True, help="For a plain NAME: -2 best, -1 last, N the epoch N."
+    "--chkt-step",
+    type=int,
+    help="For a plain NAME: -2 its best version (so it is without this option), -1 its last, N that of epoch N.",
 )
 @json_option
-def resolve(reference: str, chkt_step: int, as_json: bool) -> None:
+def resolve(reference: str, chkt_step: int | None, as_json: bool) -> None:
     """The registered version that REFERENCE means: NAME, NAME@ALIAS, NAME/VERSION or models:/..."""
     from lossy_mlflow.checkpoints import resolve as find
 

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +78,11 @@ def train(
     if as_json:
         print_json(result)
     else:
-        _print(result, hparam_set, f" --user-code {shlex.quote(user_code)}" if user_code else "")
+        options = [f"--e-name={e_name}"] if e_name else []
+        options += [f"--set={assignment}" for assignment in assignments]
+        options += [f"--data-dir={data_dir}"] if data_dir else []
+        options += [f"--device={device}"] if device != "auto" else []
+        _print(result, hparam_set, options, user_code)
 
 
 @contextmanager
@@ -128,38 +132,48 @@ _STARTED = {
 }
 
 
-def _print(result: TrainResult, hparam_set: str, with_code: str) -> None:
-    aliases: dict[int, str] = {}
-    for version, alias in ((result.best_version, "best"), (result.last_version, "last")):
-        if version is not None:
-            aliases[version] = f"{aliases.get(version, '')} @{alias}"
-    versions = [f"{version}{names}" for version, names in aliases.items()]
+def _print(result: TrainResult, hparam_set: str, options: Sequence[str], user_code: str | None) -> None:
+    """What came of it, and commands to go on with, each of which works as it stands: `options` are those that were given."""
     click.echo(
         f"{result.label} {_STARTED[result.started]}\n"
         f"  run       {result.run_id} in {result.experiment!r} at {result.tracking_uri}\n"
         f"  val_loss  {result.val_loss:.4f} nats per image after epoch {result.epoch}; "
         f"best {result.best_val_loss:.4f} after epoch {result.best_epoch}\n"
-        f"  versions  {', '.join(versions) or _no_versions(result)} of the registered model {result.label}"
+        f"  versions  {_versions(result)}"
     )
     if result.started_from:
         click.echo(f"  started   from {result.started_from}")
     click.echo()
     tools = _folder_of_tools()
-    reference = json.dumps(
-        f"{result.label}@best", ensure_ascii=False
-    )  # a Python string as well, whatever quotes it holds
-    load = f"import lossy_mlflow; print(lossy_mlflow.load_decoder({reference}))"
     click.echo(f"See it in the UI    {_ui_command(result, tools)}")
-    click.echo(f"Load it in Python   {tools}python -c {shlex.quote(load)}")
-    click.echo(
-        f"Train another       {tools}lossy train {hparam_set} --e-name try2 --set learning_rate=5e-4{with_code}"
-    )
+    train = f"{tools}lossy train {hparam_set}"
+    with_code = f" --user-code {shlex.quote(user_code)}" if user_code else ""
+    version = result.last_version if result.best_version is None else result.best_version
+    if not result.delivered:
+        click.echo(f"See what waits      {tools}lossy outbox status")
+    elif version is None:
+        click.echo(f"Make versions anew  {train} {shlex.join([*options, '--overwrite'])}{with_code}")
+    else:
+        # As JSON it is a Python string, whatever quotes it holds.
+        reference = json.dumps(f"{result.label}/{version}", ensure_ascii=False)
+        load = f"import lossy_mlflow; print(lossy_mlflow.load_decoder({reference}))"
+        finds_code = f"LOSSY_USER_CODE={shlex.quote(user_code)} " if user_code else ""
+        click.echo(f"Load it in Python   {finds_code}{tools}python -c {shlex.quote(load)}")
+    click.echo(f"Train another       {train} --e-name try2 --set learning_rate=5e-4{with_code}")
 
 
-def _no_versions(result: TrainResult) -> str:
-    if result.delivered:
-        return "none: they were deleted"
-    return "wait on this machine for the server (lossy outbox status)"
+def _versions(result: TrainResult) -> str:
+    if not result.delivered:
+        return f"of {result.label} wait on this machine, with the run, for the server to answer"
+    names: dict[int, list[str]] = {}
+    for version, name in ((result.best_version, "best"), (result.last_version, "last")):
+        if version is not None:
+            names.setdefault(version, []).append(name)
+    if not names:
+        gone = "they were deleted or renamed, or their tag epoch was changed"
+        return f"none is found of the registered model {result.label}: {gone} (lossy checkpoints)"
+    shown = [f"{version} ({' and '.join(words)})" for version, words in names.items()]
+    return f"{', '.join(shown)} of the registered model {result.label}"
 
 
 def _folder_of_tools() -> str:

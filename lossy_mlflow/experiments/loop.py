@@ -21,7 +21,7 @@ from lossy_mlflow.tracking.metrics import EpochMetrics
 from lossy_mlflow.tracking.runs import log_hparams
 from lossy_mlflow.tracking.session import Attempt
 from lossy_mlflow.tracking.signals import StopRequest
-from lossy_mlflow.tracking.training_state import Progress, save_training_state
+from lossy_mlflow.tracking.training_state import Progress, TrainingStates
 from lossy_mlflow.training import (
     EpochResult,
     Settings,
@@ -80,6 +80,7 @@ class Training:
         self._optimizer = make_optimizer(model, settings.learning_rate)
         self._newest = self._restore(state)
         self._metrics = EpochMetrics(self._client, self._run_id)
+        self._states = TrainingStates(self._client, self._run_id)
         self._published: set[int] = set()
 
     def run(self) -> None:
@@ -191,7 +192,7 @@ class Training:
             return
         tensors = newest.state | {f"best.{name}": value for name, value in newest.best.weights.items()}
         progress = Progress(newest.epoch, newest.best.epoch, newest.best.val_loss)
-        save_training_state(self._client, self._run_id, tensors, progress)
+        self._states.save(tensors, progress)
         newest.stored_epoch = newest.epoch
 
     def _finish(self) -> None:

@@ -15,18 +15,6 @@ from lossy_mlflow.models import Autoencoder, Trainable
 from lossy_mlflow.training import Settings
 
 
-def choose_device(name: str) -> torch.device:
-    """auto: a GPU where there is one. Raises UsageError for a GPU that isn't there."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"There is no device {name!r}.", "--device auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "torch sees no GPU on this machine.",
-            "--device cpu, or auto, which takes a GPU where there is one",
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def _whole(least: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.experiments.request import EpochDone, Request
 from lossy_mlflow.hparams import Hparam, diff, get_hparams, hparams_sha256, run_label
 from lossy_mlflow.tracking.identity import Decision, Start, decide
@@ -26,8 +26,8 @@ _DELIVERY_S = 30
 class TrainResult:
     """A finished training. `started`: new, resumed or finished (it was there already). Losses in nats per image.
 
-    A version is None where somebody has deleted it since, and where `delivered` is False: what was logged waits for the server
-    still, and the versions appear with it. `started_from`: what was taken from another label's model, or ''.
+    A version is None where somebody has deleted it since, or has renamed the registered model; and where `delivered` is False:
+    what was logged waits for the server still. `started_from`: what was taken from another label's model, or ''.
     """
 
     label: str
@@ -156,16 +156,19 @@ def _refuse(connection: Connection, decision: Decision, label: str, tree: Hparam
 def _result(
     connection: Connection, run_id: str, label: str, started: str, uri: str, delivered: bool
 ) -> TrainResult:
-    from lossy_mlflow.checkpoints.versions import best_and_last, versions_of_run
+    from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, versions_of_run
 
     client = connection.client
     run = client.get_run(run_id)
-    versions = versions_of_run(client, run_id, label) if delivered else {}
-    losses = {epoch: float(version.tags["val_loss"]) for epoch, version in versions.items()}
-    # Without versions, when somebody has deleted them all, the metric still tells.
-    losses = losses or {point.step: point.value for point in client.get_metric_history(run_id, "val_loss")}
-    best, last = best_and_last(list(losses.items()))
-    assert best is not None  # a NaN loss ends a training as FAILED: a finished one has real losses
+    versions = by_epoch(versions_of_run(client, run_id, label)) if delivered else {}
+    # The metric tells, whatever somebody has deleted or edited of the versions since.
+    losses = {point.step: point.value for point in client.get_metric_history(run_id, "val_loss")}
+    best, last = best_and_last(losses) if losses else (None, 0)
+    if best is None:
+        raise LossyError(
+            f"The run {run_id} of {label} says {run.info.status}, and has no val_loss.",
+            "Train anew: the same command with --overwrite",
+        )
     return TrainResult(
         label=label,
         started=started,

@@ -13,12 +13,12 @@ from lossy_mlflow.experiments.request import Request
 from lossy_mlflow.experiments.settings import (
     check_model,
     check_sizes,
-    choose_device,
     experiment_name,
     settings_of,
 )
 from lossy_mlflow.experiments.warm_start import warm_start
 from lossy_mlflow.models import build_model
+from lossy_mlflow.models.device import choose_device
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.runs import experiment_for, set_tags
 from lossy_mlflow.tracking.session import running

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
 from lossy_mlflow.checkpoints.flavor import load_model
 from lossy_mlflow.checkpoints.load import local_copy
-from lossy_mlflow.checkpoints.lookup import BEST_STEP, Checkpoint, resolve
+from lossy_mlflow.checkpoints.lookup import Checkpoint, resolve
+from lossy_mlflow.checkpoints.reference import BEST_STEP
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.models import decoder_of
 from lossy_mlflow.tracking.connection import Connection
-from lossy_mlflow.tracking.training_state import load_training_state
+from lossy_mlflow.tracking.training_state import LostStateError, load_training_state
 from lossy_mlflow.training import load_matching
+
+log = logging.getLogger("lossy_mlflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,14 @@ def warm_start(connection: Connection, tree: Hparam, model: torch.nn.Module) -> 
     """Fill `model` from the label that `tree.load_checkpoint_name` names; None where it names none.
 
     The decoder comes from the registered version that `tree.chkt_step` means (-2 best, -1 last, N the one of epoch N), and
-    must fit. The rest, an encoder, comes from the training state of that version's run, tensor by tensor where the shapes agree.
+    must fit. The rest, an encoder, comes from the training state of that version's run, tensor by tensor where the shapes agree;
+    where that state is gone or damaged, the decoder is all there is.
     Raises NotFoundError where the name can't be resolved; ConflictError where the decoder doesn't fit.
     """
     if not tree.load_checkpoint_name:
         return None
-    step = BEST_STEP if tree.chkt_step is None else tree.chkt_step
+    # The sets of the catalogue say BEST_STEP: that leaves a reference to one version, OTHER@champion, its own say.
+    step = None if tree.chkt_step == BEST_STEP else tree.chkt_step
     checkpoint = resolve(tree.load_checkpoint_name, step)
     stored, _ = load_model(local_copy(checkpoint))
     decoder = decoder_of(model)
@@ -57,9 +63,12 @@ def _take_encoder(connection: Connection, checkpoint: Checkpoint, model: torch.n
         return "and there is nothing else to take"
     inside = tuple(f"decoder.{name}" for name in decoder_of(model).state_dict())
     wanted = [name for name in model.state_dict() if name not in inside]
-    state = load_training_state(connection.client, checkpoint.run_id) if checkpoint.run_id else None
+    try:
+        state = load_training_state(connection.client, checkpoint.run_id) if checkpoint.run_id else None
+    except LostStateError as error:
+        return _no_encoder(checkpoint, error.what)
     if state is None:
-        return "no encoder: its run has no training state"
+        return _no_encoder(checkpoint, "its run has no training state")
     tensors, progress = state
     rest = {
         name.removeprefix("model."): value
@@ -68,3 +77,9 @@ def _take_encoder(connection: Connection, checkpoint: Checkpoint, model: torch.n
     }
     matched = load_matching(model, rest)
     return f"{len(matched.taken)} of {len(wanted)} tensors of the encoder (as after epoch {progress.epoch} of its run)"
+
+
+def _no_encoder(checkpoint: Checkpoint, why: str) -> str:
+    # It decides what comes of hours of training: said before them, asked for or not.
+    log.warning("%s/%d gives no encoder: %s", checkpoint.name, checkpoint.version, why)
+    return f"no encoder: {why}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from lossy_mlflow.errors import ConflictError, UsageError
-from lossy_mlflow.hparams.registry import set_names
+import shlex
+from pathlib import Path
+
+from lossy_mlflow.errors import ConflictError, LossyError, UsageError
+from lossy_mlflow.hparams.registry import set_file, set_names
 
 _LONGEST = 250  # MLflow's limit for the name of a run or model, with room to spare
 
@@ -32,6 +35,24 @@ def run_label(hparam_set: str, e_name: str = "") -> str:
                 else "Choose another --e-name.",
             )
     return label
+
+
+def train_command(label: str) -> str | None:
+    """The command that trains `label`, as a shell takes it; None where no set that is known here gives that label."""
+    for name in set_names():
+        e_name = "" if label == name else label.removeprefix(f"{name}_")
+        try:
+            if run_label(name, e_name) != label:
+                continue
+        except LossyError:
+            continue
+        words = ["lossy", "train", name, *([f"--e-name={e_name}"] if e_name else [])]
+        file = set_file(name)
+        if file is None:
+            return shlex.join(words)
+        # A set that a notebook has defined is in no file that a command could be given.
+        return shlex.join([*words, f"--user-code={file}"]) if Path(file).is_file() else None
+    return None
 
 
 def _refuse_bad_e_name(e_name: str) -> None:

@@ -92,6 +92,12 @@ def set_summary(name: str) -> str:
     return (_find(name).__doc__ or "").strip().partition("\n")[0].strip()
 
 
+def set_file(name: str) -> str | None:
+    """The user's own file that defines the set; None for one that comes with the package. Raises NotFoundError."""
+    function = _find(name)
+    return None if function.__module__.startswith(_CATALOGUE) else _file(function)
+
+
 def _find(name: str) -> Callable[[], Hparam]:
     _load_catalogue()
     if name not in _sets:

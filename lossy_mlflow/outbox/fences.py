@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A process writes as the attempt `name` from `time` on (ms since 1970); `before` it this one had the run, or nobody: ''."""
+    """From `time` (ms since 1970) on the process `owner` writes as the attempt `name`. Until then `before` had the run."""
 
     name: str
     before: str

@@ -10,6 +10,7 @@ from mlflow.entities import Run
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS
 from lossy_mlflow.tracking.identity import ENDED_STATES, HEARTBEAT_LIMIT_S, OPEN_STATES
 from lossy_mlflow.tracking.runs import search_all_runs
+from lossy_mlflow.tracking.tags import number
 
 KINDS = ("train", "evaluate", "import")
 
@@ -90,7 +91,7 @@ def open_run(run: Run) -> OpenRun:
         begun=_begun(run),
         owner=tags.get("owner", ""),
         attempt=tags.get("attempt", ""),
-        last_sign=float(tags.get("heartbeat", run.info.start_time / 1000)),
+        last_sign=number(tags, "heartbeat") or run.info.start_time / 1000,
     )
 
 

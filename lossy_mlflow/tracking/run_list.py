@@ -12,6 +12,7 @@ from lossy_mlflow.tracking.identity import HEARTBEAT_LIMIT_S, OPEN_STATES
 from lossy_mlflow.tracking.open_runs import is_ours, open_run, open_runs
 from lossy_mlflow.tracking.reconcile import DeadRun, close_dead_runs_of_this_machine
 from lossy_mlflow.tracking.runs import search_all_runs
+from lossy_mlflow.tracking.tags import number
 
 NEWEST = 20
 
@@ -65,13 +66,14 @@ def _listed(run: Run, now: float) -> ListedRun:
     # A run's own mapping of metrics has no steps; its protocol buffer has.
     losses = {metric.key: metric for metric in run.data.to_proto().metrics}
     loss = losses.get("val_loss")
+    heartbeat = number(tags, "heartbeat")
     return ListedRun(
         label=run.info.run_name or "",
         kind=tags.get("kind", ""),
         state=run.info.status,
         note=_note(run, now),
         age_s=round(now - run.info.start_time / 1000, 1),
-        heartbeat_age_s=round(now - float(tags["heartbeat"]), 1) if "heartbeat" in tags else None,
+        heartbeat_age_s=None if heartbeat is None else round(now - heartbeat, 1),
         epoch=loss.step if loss else None,
         val_loss=loss.value if loss and math.isfinite(loss.value) else None,
         host=open_run(run).host,

@@ -21,6 +21,7 @@ from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT
 from lossy_mlflow.errors import ConflictError, UsageError
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS, Hparam, flatten, hparams_sha256, unflatten
 from lossy_mlflow.tracking.identity import KnownRun
+from lossy_mlflow.tracking.tags import number
 
 if TYPE_CHECKING:
     from lossy_mlflow.outbox.program import Outbox
@@ -85,7 +86,7 @@ def known_run(run: Run) -> KnownRun:
         hparam_set=tags.get("hparam_set", ""),
         hparams_sha256=tags.get("hparams_sha256", ""),
         owner=tags.get("owner", ""),
-        heartbeat=float(tags.get("heartbeat", 0)),
+        heartbeat=number(tags, "heartbeat") or 0.0,
     )
 
 

@@ -60,7 +60,7 @@ def test_a_mistake_is_named_and_nothing_is_made(
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["resolve", "nothing"], 3, "lossy train nothing"),
+        (["resolve", "nothing"], 3, "lossy checkpoints"),
         (["resolve", "a/b/c"], 2, "NAME@ALIAS"),
         (["checkpoints", "nothing"], 3, "nothing"),
         (["hparams", "show", "vae10_digit"], 3, "vae10_digits"),

@@ -1,9 +1,11 @@
+import shlex
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossy_mlflow.errors import ConflictError, LossyError, UsageError
-from lossy_mlflow.hparams import Hparam, register_hparams, run_label
+from lossy_mlflow.hparams import Hparam, register_hparams, run_label, train_command
 
 
 def register(name):
@@ -75,3 +77,26 @@ def test_different_e_names_never_share_a_label(hparam_set, one, other):
         except LossyError:
             return
     assert (labels[0] == labels[1]) == (one == other)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=30))
+def test_the_command_that_trains_a_label_gives_that_label(e_name):
+    try:
+        label = run_label("vae10_mnist", e_name)
+    except LossyError:
+        return
+    program, verb, hparam_set, *rest = shlex.split(train_command(label))
+    assert (program, verb) == ("lossy", "train")
+    given_e_name = "".join(word.removeprefix("--e-name=") for word in rest)
+    assert run_label(hparam_set, given_e_name) == label
+
+
+def test_no_command_is_made_up_for_a_name_that_no_set_gives():
+    for name in ("nothing", "vae10", "vae10_mnist_", "vae10_mnist_a/b"):
+        assert train_command(name) is None
+
+
+def test_the_command_names_the_file_of_a_set_of_the_users_own():
+    register("mine")
+    assert train_command("mine_2") == f"lossy train mine --e-name=2 --user-code={shlex.quote(__file__)}"
