@@ -139,7 +139,11 @@ def _make_version(
         # Before it is READY: whoever finds it so makes the version from its tags.
         client.set_logged_model_tags(logged.model_id, digests)
         logged = client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, epoch)])
+    outputs = client.get_run(run_id).outputs
+    if logged.model_id not in {item.model_id for item in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(
+            run_id, [LoggedModelOutput(logged.model_id, epoch)]
+        )  # MLflow refuses to do that twice
     digests = {key: logged.tags[key] for key in ("weights_sha256", "files_sha256")}
     version = client.create_model_version(
         arguments["name"],

@@ -25,6 +25,7 @@ from lossy_mlflow.outbox.target import (
     experiment_id_of,
     find_or_create_run,
     get_run,
+    model_outputs_of_run,
     superseded_definition,
     tags_of_run,
 )
@@ -223,9 +224,11 @@ class RunDelivery:
                     self._delete_tag(key)
             case "state":
                 self._send_state(_merged(contents))
-            case "inputs" | "outputs":
+            case "inputs":
                 for content in contents:
-                    self._post_or_refuse(f"runs/{'log-inputs' if kind == 'inputs' else 'outputs'}", content)
+                    self._post_or_refuse("runs/log-inputs", content)
+            case "outputs":
+                self._send_outputs(contents)
             case _:  # artifacts go their own way; "closed" is for whoever looks after the dead
                 pass
 
@@ -288,6 +291,13 @@ class RunDelivery:
         except RefusedError as error:
             self._check_run_is_active()
             self._refuse(method, content, error)
+
+    def _send_outputs(self, contents: Sequence[dict[str, Any]]) -> None:
+        """Those that the run doesn't have: unlike all else, the server refuses them a second time."""
+        there = model_outputs_of_run(self._api, self.resolve().run_id)
+        models = [model for content in contents for model in content.get("models", [])]
+        if new := [model for model in models if model.get("model_id") not in there]:
+            self._post_or_refuse("runs/outputs", {"models": new})
 
     def _delete_tag(self, key: str) -> None:
         try:

@@ -62,6 +62,11 @@ def tags_of_run(api: Api, run_id: str) -> dict[str, str]:
     return {tag["key"]: tag["value"] for tag in found.get("data", {}).get("tags", [])}
 
 
+def model_outputs_of_run(api: Api, run_id: str) -> set[str]:
+    found = api.get("runs/get", {"run_id": run_id})["run"]
+    return {str(item["model_id"]) for item in found.get("outputs", {}).get("model_outputs", [])}
+
+
 def superseded_definition(api: Api, target: Target, definition: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is created with that takes what a superseded attempt on the run `target` has logged: it looks like that one.
 

@@ -1,0 +1,202 @@
+"""Our own training by way of the outbox: what an outage, a death or another machine does to it, and what the server has then."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from lossy_mlflow.checkpoints.publish import publish_deferred
+from lossy_mlflow.hparams import flatten, get_hparams
+from tests.conftest import Workplace
+from tests.outbox.conftest import OutboxPlace, wait_for
+
+SHORT = ("--set", "model_train.epochs=4", "--set", "checkpointing_freq=2", "--set", "start_checkpointing=0")
+LONG = ("--set", "model_train.epochs=100000", "--set", "checkpointing_freq=40")
+
+
+def _options(place: OutboxPlace) -> dict[str, str]:
+    return {"MLFLOW_TRACKING_URI": place.proxy.uri}
+
+
+def _start(place: OutboxPlace, *words: str) -> subprocess.Popen[str]:
+    return place.workplace.start("train", "vae2_digits", *words, env=place.environment | _options(place))
+
+
+def _run(client: MlflowClient, label: str) -> Any:
+    """The label's own run on the server, if it is there."""
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(ids, f"tags.label = '{label}'")
+    return next((run for run in found if "same_as" not in run.data.tags), None)
+
+
+def _versions(client: MlflowClient, label: str) -> dict[str, str]:
+    """The epochs of the label's versions, and what its aliases mean."""
+    found = {item.version: item.tags["epoch"] for item in client.search_model_versions(f"name = '{label}'")}
+    aliases = client.get_registered_model(label).aliases if found else {}
+    return {"epochs": ",".join(sorted(found.values()))} | {
+        alias: found[version] for alias, version in aliases.items()
+    }
+
+
+def test_a_training_without_its_server_arrives_whole_once_it_is_back(place: OutboxPlace) -> None:
+    place.proxy.mode = "refuse"
+    label = "vae2_digits_away"
+    done = place.lossy("train", "vae2_digits", "--e-name", "away", *SHORT, "--json", **_options(place))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["delivered"] is False
+    assert result["best_version"] is None
+    assert "lossy outbox status" in done.stderr
+    again = place.lossy("train", "vae2_digits", "--e-name", "away", *SHORT, **_options(place))
+    assert again.returncode == 0, again.stderr
+    assert "finished already" in again.stdout
+    assert "wait on this machine" in again.stdout
+    place.proxy.mode = "pass"
+    place.wait_until_delivered(120)
+    run = _run(place.client, label)
+    assert run.info.status == "FINISHED"
+    assert [step for step, _ in place.points(run.info.run_id, "val_loss")] == [1, 2, 3, 4]
+    best = str(result["best_epoch"])
+    expected = {"epochs": ",".join(sorted({"2", "4", best})), "best": best, "last": "4"}
+    assert _versions(place.client, label) == expected
+    assert run.data.tags["started_offline"] == "true"
+    loaded = place.workplace.run(
+        *(sys.executable, "-c", f"import lossy_mlflow; lossy_mlflow.load_decoder('{label}@best')"),
+        env={"MLFLOW_TRACKING_URI": place.server},
+    )
+    assert loaded.returncode == 0, loaded.stderr
+
+
+def test_killed_and_resumed_while_the_server_is_away_no_step_stands_twice(place: OutboxPlace) -> None:
+    label = "vae2_digits_killed"
+    process = _start(place, "--e-name", "killed", *LONG)
+    wait_for(lambda: _versions(place.client, label)["epochs"], 90, "a version")
+    place.proxy.mode = "stall"
+    time.sleep(3)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    resumed = _start(place, "--e-name", "killed", *LONG)
+    assert resumed.stderr is not None
+    run = _run(place.client, label)
+    before = len(place.points(run.info.run_id, "val_loss"))
+    time.sleep(15)
+    resumed.send_signal(signal.SIGTERM)
+    _, error = resumed.communicate(timeout=60)
+    assert resumed.returncode == 143, error
+    place.proxy.mode = "pass"
+    assert place.lossy("outbox", "status").returncode == 0
+    place.wait_until_delivered(120)
+    ended = place.client.get_run(run.info.run_id)
+    assert (ended.info.status, _run(place.client, label).info.run_id) == ("KILLED", run.info.run_id)
+    steps = [step for step, _ in place.points(run.info.run_id, "val_loss")]
+    assert len(steps) > before
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_what_another_machine_has_taken_up_meanwhile_is_not_mixed_with_it(
+    place: OutboxPlace, tmp_path: Path
+) -> None:
+    label = "vae2_digits_taken"
+    process = _start(place, "--e-name", "taken", *LONG)
+    wait_for(lambda: _versions(place.client, label)["epochs"], 90, "a version")
+    place.proxy.mode = "refuse"
+    run = _run(place.client, label)
+    # As if the outage had lasted for a while already.
+    place.client.set_tag(run.info.run_id, "heartbeat", f"{time.time() - 1000:.0f}")
+    elsewhere = {
+        "MLFLOW_TRACKING_URI": place.server,
+        "LOSSY_OUTBOX_DIR": str(tmp_path / "elsewhere" / "outbox"),
+        "XDG_STATE_HOME": str(tmp_path / "elsewhere"),
+    }
+    other = place.workplace.start(
+        "train", "vae2_digits", "--e-name", "taken", *LONG, env=place.environment | elsewhere
+    )
+    attempt = run.data.tags["attempt"]
+    time.sleep(30)
+    if other.poll() is not None: print(other.communicate())
+    wait_for(lambda: place.client.get_run(run.info.run_id).data.tags["attempt"] != attempt, 60, "a taker")
+    time.sleep(5)
+    place.proxy.mode = "pass"
+    # Its next heartbeat tells it that it is not the one any more.
+    assert process.wait(90) == 4
+    assert process.stderr is not None
+    assert "was taken up on" in process.stderr.read()
+    other.send_signal(signal.SIGTERM)
+    assert other.wait(60) == 143
+    place.wait_until_delivered(120)
+    wait_for(lambda: place.client.get_run(run.info.run_id).info.status == "KILLED", 60, "the taker's end")
+    steps = [step for step, _ in place.points(run.info.run_id, "val_loss")]
+    assert steps == list(range(1, len(steps) + 1))
+    (apart,) = [item for item in place.on_server(label) if item.data.tags.get("same_as") == run.info.run_id]
+    assert apart.info.status == "FAILED"
+    assert "was taken up on" in apart.data.tags["state_reason"]
+    assert place.points(apart.info.run_id, "val_loss")
+    aliases = place.client.get_registered_model(label).aliases
+    assert {place.client.get_model_version(label, version).run_id for version in aliases.values()} == {
+        run.info.run_id
+    }
+
+
+@pytest.fixture
+def published(here: Workplace, tmp_path: Path) -> tuple[MlflowClient, str, dict[str, Any], Path]:
+    """What a deferred publication is called with: a run, the arguments, the weights."""
+    from safetensors.torch import save_file
+
+    from lossy_mlflow.models import build_model, decoder_of
+
+    client, tree = mlflow.MlflowClient(), get_hparams("vae2_digits")
+    run = client.create_run(client.create_experiment("published"), tags={"label": "mine", "kind": "train"})
+    weights = tmp_path / "weights"
+    save_file(decoder_of(build_model(tree)).state_dict(), weights)
+    tags = {"hparam_set": "vae2_digits"}
+    arguments = {"name": "mine", "description": "", "tree": flatten(tree), "tags": tags}
+    return client, run.info.run_id, arguments | {"epoch": 3, "val_loss": 1.5}, weights
+
+
+def test_a_publication_that_was_cut_off_is_completed_and_never_doubled(published: Any) -> None:
+    client, run_id, arguments, weights = published
+    publish_deferred(run_id, arguments, weights)
+    publish_deferred(run_id, arguments, weights)
+    (version,) = client.search_model_versions("name = 'mine'")
+    # As if it had ended after the upload, before the version.
+    client.delete_registered_model_alias("mine", "best")
+    client.delete_model_version("mine", version.version)
+    publish_deferred(run_id, arguments, weights)
+    (again,) = client.search_model_versions("name = 'mine'")
+    assert again.model_id == version.model_id
+    assert again.tags == version.tags
+    experiment = client.get_run(run_id).info.experiment_id
+    assert len(client.search_logged_models([experiment])) == 1
+    assert client.get_registered_model("mine").aliases == {"best": again.version, "last": again.version}
+    # And after the model was made, before its files were there.
+    client.delete_model_version("mine", again.version)
+    client.delete_logged_model(again.model_id)
+    pending = client.create_logged_model(
+        experiment, name="decoder-epoch-3", source_run_id=run_id, tags={"epoch": "3"}
+    )
+    publish_deferred(run_id, arguments, weights)
+    (third,) = client.search_model_versions("name = 'mine'")
+    assert third.model_id == pending.model_id
+    assert third.tags["weights_sha256"] == version.tags["weights_sha256"]
+
+
+def test_a_run_that_was_started_offline_leaves_another_ones_label_alone(published: Any) -> None:
+    client, run_id, arguments, weights = published
+    publish_deferred(run_id, arguments, weights)
+    experiment = client.get_run(run_id).info.experiment_id
+    tags = {"label": "mine", "kind": "train"}
+    offline = client.create_run(experiment, tags=tags | {"started_offline": "true"}).info.run_id
+    publish_deferred(offline, arguments, weights)
+    assert client.get_run(offline).data.tags["clashes_with"] == run_id
+    assert client.get_run(run_id).info.lifecycle_stage == "active"
+    assert client.get_registered_model("mine").aliases["best"] == "1"
+    assert len(client.search_model_versions("name = 'mine'")) == 2
