@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test ui lint types layers benchmark clean
+.PHONY: train test test-faults ui lint types layers benchmark clean
 
 train: .venv/ready
 	$(BIN)/lossy train vae10_digits
@@ -12,6 +12,10 @@ ui: .venv/ready
 
 test: lint types layers
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# What takes too long for every change: fifty random seeds of faults, each kind of outage, each way to stop a training.
+test-faults: .venv/ready
+	$(BIN)/pytest -n 2 --dist worksteal -m campaign
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -6,7 +6,10 @@ import hashlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lossy_mlflow.errors import LossyError, NotFoundError
@@ -15,13 +18,15 @@ _ENVIRONMENT = "LOSSY_USER_CODE"
 _MODULE_PREFIX = "lossy_user_code_"
 # What has been run, by its path: the digest of the content that was.
 _loaded: dict[Path, str] = {}
+_OURS = Path(__file__).parent
+_PYTHONS = Path(sysconfig.get_path("stdlib"))
 
 
 def load_user_code(file: str | None) -> Path | None:
     """Run the file (`file`, else the one LOSSY_USER_CODE names): its decorators register what it defines. Once, unless changed.
 
-    It is the user's own code, run because they named it: files that come with a checkpoint are never run.
-    Raises NotFoundError where there is no such file, LossyError with the line where it fails.
+    It is the user's own code, run because they named it: files that come with a checkpoint are never run. What lies beside it
+    can be imported, from now on. Raises NotFoundError where there is no such file, LossyError with the line where it fails.
     """
     named = file or os.environ.get(_ENVIRONMENT)
     if not named:
@@ -41,20 +46,33 @@ def load_user_code(file: str | None) -> Path | None:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LossyError(f"{path} is not a Python file.", "Its name must end in .py")
+    if str(path.parent) not in sys.path:
+        # Last: a queue.py or a models.py of theirs must not take the place of what Python and the packages import by that name.
+        sys.path.append(str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except LossyError:
+        with explained_user_code("The user code fails"):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
         raise
-    except Exception as error:
-        del sys.modules[name]
-        raise LossyError(
-            f"The user code fails: {_where(error, path)}: {type(error).__name__}: {error}"
-        ) from error
     _loaded[path] = digest
     return path
+
+
+@contextmanager
+def explained_user_code(doing: str) -> Iterator[None]:
+    """What the user's code raises in here, calls of sys.exit included, as a LossyError: `doing`, their line, what it was."""
+    try:
+        yield
+    except LossyError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise LossyError(
+            ": ".join(filter(None, [doing, _where(error), _what(error)])),
+            "Mend it; `lossy -v ...` shows its traceback.",
+        ) from error
 
 
 def _imported_by_the_program(path: Path) -> bool:
@@ -65,10 +83,27 @@ def _imported_by_the_program(path: Path) -> bool:
     )
 
 
-def _where(error: Exception, path: Path) -> str:
-    if isinstance(error, SyntaxError):
-        return f"{path}:{error.lineno}"
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
-    ]
-    return f"{path}:{lines[-1]}" if lines else str(path)
+def _what(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line}"
+
+
+def _where(error: BaseException) -> str:
+    """FILE:LINE of the innermost code that is neither ours nor Python's nor an installed package's; '' where there is none."""
+    if isinstance(error, SyntaxError) and error.filename and _is_the_users(error.filename):
+        return f"{error.filename}:{error.lineno}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_the_users(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""
+
+
+def _is_the_users(file: str) -> bool:
+    path = Path(file)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    # "<string>" and "<frozen importlib._bootstrap>" are no files.
+    return not (
+        installed or file.startswith("<") or path.is_relative_to(_OURS) or path.is_relative_to(_PYTHONS)
+    )

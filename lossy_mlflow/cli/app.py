@@ -18,6 +18,7 @@ from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.hparams import hparams
 from lossy_mlflow.cli.models import models
 from lossy_mlflow.cli.outbox import outbox
+from lossy_mlflow.cli.output import explained_stdout
 from lossy_mlflow.cli.runs import runs
 from lossy_mlflow.cli.train import train
 from lossy_mlflow.errors import LossyError
@@ -57,7 +58,7 @@ def _send_what_waits() -> None:
         from lossy_mlflow.outbox.start import take_up
 
         # What is in the way of this is not in the way of the command.
-        with contextlib.suppress(OSError, LossyError):
+        with contextlib.suppress(OSError, ValueError, LossyError):
             take_up(uri)
 
 
@@ -69,6 +70,9 @@ def _fail(error: LossyError) -> NoReturn:
     click.echo(f"lossy: {error.what}", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)
+    if error.__cause__:
+        # Shown by -v alone.
+        logging.getLogger("lossy_mlflow").info("what led to it:", exc_info=error.__cause__)
     sys.exit(error.exit_code)
 
 
@@ -97,7 +101,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        app.main(arguments, prog_name="lossy", standalone_mode=False)
+        with explained_stdout():
+            app.main(arguments, prog_name="lossy", standalone_mode=False)
     except click.Abort as error:
         # Click makes one of an interrupt, which says more.
         raise error.__cause__ or error from None

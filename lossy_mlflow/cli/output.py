@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
-from collections.abc import Sequence
-from typing import Any
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO, cast
 
 import click
+
+from lossy_mlflow.errors import LossyError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
@@ -23,3 +29,53 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in [head, *rows]:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         click.echo("  ".join(cells).rstrip())
+
+
+class _Stdout:
+    """The stream, of which a fault is told as a fault of the output's, wherever in the program it is met."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._fault: LossyError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._faults_told():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._faults_told():
+            self._stream.flush()
+
+    @contextmanager
+    def _faults_told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # Nowhere goes also what the buffer holds: Python writes it when it ends, and would complain once more.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            # Who has read enough, as `head` has, hears no more; what was begun goes on to its end.
+            if error.errno != errno.EPIPE:
+                self._fault = LossyError(
+                    f"The output can't be written: {error.strerror}.", "Send stdout to another place."
+                )
+        # Again each time: a library that tries what a stream can do swallows the first.
+        if self._fault:
+            raise self._fault
+
+
+@contextmanager
+def explained_stdout() -> Iterator[None]:
+    """Raises LossyError where what is printed in here can't be written. Where its reader has gone away, it is dropped."""
+    if sys.stdout is None:  # closed by whoever started the process
+        yield
+        return
+    stdout = _Stdout(sys.stdout)
+    with redirect_stdout(cast(TextIO, stdout)):
+        yield
+        stdout.flush()

@@ -14,6 +14,7 @@ from lossy_mlflow.data import Splits
 from lossy_mlflow.experiments.pictures import drawn_epochs, log_pictures
 from lossy_mlflow.experiments.records import AttemptRecords, describe, log_datasets
 from lossy_mlflow.experiments.request import EpochDone, Request
+from lossy_mlflow.experiments.trial import remedies
 from lossy_mlflow.hparams import flatten, origins
 from lossy_mlflow.models import decoder_of
 from lossy_mlflow.tracking.ending import StoppedError
@@ -24,6 +25,7 @@ from lossy_mlflow.tracking.signals import StopRequest
 from lossy_mlflow.tracking.training_state import Progress, TrainingStates
 from lossy_mlflow.training import (
     EpochResult,
+    NonFiniteLossError,
     Settings,
     Stopped,
     generator_for,
@@ -132,7 +134,7 @@ class Training:
         return _Newest(own, snapshot, progress.epoch, progress.epoch)
 
     def _loop(self) -> None:
-        for result in train_epochs(
+        epochs = train_epochs(
             self._model,
             self._optimizer,
             self._train,
@@ -140,12 +142,16 @@ class Training:
             self._settings,
             start_epoch=self._newest.epoch,
             should_stop=self._asked,
-        ):
-            self._take(result)
-            self._metrics.log(result)
-            self._report(result)
-            if self._due(result.epoch):
-                self._checkpoint(result.epoch, result.val_loss)
+        )
+        try:
+            for result in epochs:
+                self._take(result)
+                self._metrics.log(result)
+                self._report(result)
+                if self._due(result.epoch):
+                    self._checkpoint(result.epoch, result.val_loss)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(error.what, remedies(self._request.tree)) from None
 
     def _take(self, result: EpochResult) -> None:
         newest = self._newest

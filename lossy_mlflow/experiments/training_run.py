@@ -10,12 +10,8 @@ from lossy_mlflow.experiments.loop import Training
 from lossy_mlflow.experiments.new_run import check_same_data, make_run, run_tags
 from lossy_mlflow.experiments.records import describe
 from lossy_mlflow.experiments.request import Request
-from lossy_mlflow.experiments.settings import (
-    check_model,
-    check_sizes,
-    experiment_name,
-    settings_of,
-)
+from lossy_mlflow.experiments.settings import check_sizes, experiment_name, settings_of
+from lossy_mlflow.experiments.trial import check_model
 from lossy_mlflow.experiments.warm_start import warm_start
 from lossy_mlflow.models import build_model
 from lossy_mlflow.models.device import choose_device
@@ -51,7 +47,7 @@ def run_training(
     check_sizes(tree, splits)
     with seeded(settings.seed):
         model = build_model(tree)
-    check_model(model, tree)
+    check_model(model, tree, splits.val, settings, device)
     state = load_training_state(client, resumed) if resumed else None
     taken = warm_start(connection, tree, model) if state is None else None
     model.to(device)

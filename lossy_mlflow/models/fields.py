@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from lossy_mlflow.errors import UsageError
-from lossy_mlflow.hparams import Hparam
+from lossy_mlflow.hparams import Hparam, origins
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,33 +26,33 @@ class ImageShape:
 
 def whole_number(tree: Hparam, key: str) -> int:
     """The field `key` (dotted), a whole number of at least 1."""
-    value = _field(tree, key)
+    value = field(tree, key)
     if not _is_size(value):
-        raise _unfit(key, value, "a whole number of at least 1")
+        raise unfit_field(tree, key, (int,), "a whole number of at least 1")
     return int(value)
 
 
 def whole_numbers(tree: Hparam, key: str) -> list[int]:
     """The field `key` (dotted), a list of whole numbers of at least 1; the list may be empty."""
-    value = _field(tree, key)
+    value = field(tree, key)
     if not isinstance(value, list) or not all(map(_is_size, value)):
-        raise _unfit(key, value, "a list of whole numbers of at least 1")
+        raise unfit_field(tree, key, (list,), "a list of whole numbers of at least 1")
     return value
 
 
 def positive_number(tree: Hparam, key: str) -> float:
     """The field `key` (dotted), a finite number above 0."""
-    value = _field(tree, key)
+    value = field(tree, key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise _unfit(key, value, "a number above 0")
+        raise unfit_field(tree, key, (float, int), "a number above 0")
     return float(value)
 
 
 def flag(tree: Hparam, key: str) -> bool:
     """The field `key` (dotted), true or false."""
-    value = _field(tree, key)
+    value = field(tree, key)
     if not isinstance(value, bool):
-        raise _unfit(key, value, "true or false")
+        raise unfit_field(tree, key, (bool,), "true or false")
     return value
 
 
@@ -59,27 +60,43 @@ def image_shape(tree: Hparam) -> ImageShape:
     """`dataset.input_dims` as (channels, height, width), checked against `dataset.input_vector_length`."""
     dims = whole_numbers(tree, "dataset.input_dims")
     if len(dims) != 3:
-        raise _unfit("dataset.input_dims", dims, "[channels, height, width]")
+        raise unfit_field(tree, "dataset.input_dims", (list,), "[channels, height, width]")
     shape = ImageShape(*dims)
     length = whole_number(tree, "dataset.input_vector_length")
     if length != shape.size:
-        raise _unfit(
-            "dataset.input_vector_length", length, f"the product of dataset.input_dims, {shape.size}"
+        raise unfit_field(
+            tree,
+            "dataset.input_vector_length",
+            (int,),
+            f"the product of dataset.input_dims, {shape.size}",
         )
     return shape
 
 
-def _field(tree: Hparam, key: str) -> Any:
+def field(tree: Hparam, key: str) -> Any:
+    """The value of the field `key` (dotted); None where it, or a tree above it, is undefined."""
     value: Any = tree
     for name in key.split("."):
         value = getattr(value, name, None)
     return value
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _unfit(key: str, value: object, wanted: str) -> UsageError:
+def unfit_field(tree: Hparam, key: str, kinds: tuple[type, ...], wanted: str) -> UsageError:
+    """What says that the field isn't what is `wanted`, and how to set it. `kinds`: its types, the usual one first."""
+    value = field(tree, key)
     shown = "undefined" if value is None else repr(value)
-    return UsageError(f"The hparam {key} is {shown}; the model needs {wanted}.", f"Set it: --set {key}=VALUE")
+    return UsageError(
+        f"The hparam {key} is {shown}; it must be {wanted}.", how_to_set(tree, key, kinds[0], "VALUE")
+    )
+
+
+def how_to_set(tree: Hparam, key: str, kind: type, value: str) -> str:
+    """What gives the field a value of that kind. `--set` alone can't where no set defines it, or as something of another kind."""
+    origin, there = origins(tree).get(key), field(tree, key)
+    if origin == "override" or (origin is not None and (there is None or type(there) is kind)):
+        return f"Set it: --set {shlex.quote(f'{key}={value}')}"
+    return f"--set can't: put it where the hparam set is defined, as tree.{key} = {value}"
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value >= 1

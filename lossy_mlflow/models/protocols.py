@@ -33,8 +33,10 @@ class Decoder(Protocol):
 class Trainable(Protocol):
     """A model that knows its own loss."""
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """The mean loss over the batch, a scalar (for a VAE in nats per image), and means of its parts.
+
+        A part that is a float is taken as it is; where `.item()` made it, a GPU was waited for at every step.
 
         All noise comes from `generator`, which lives on the batch's device: so a run is repeatable, and
         validation has fixed noise.
@@ -69,7 +71,7 @@ def decoder_of(model: nn.Module) -> nn.Module:
     if not isinstance(decoder, Decoder):
         raise UsageError(
             f"{type(model).__name__} has no decode(z), and no attribute `decoder` that has one.",
-            "Give it a method decode(z) -> (x_mean, x_logvar).",
+            "Give it a method decode(z) -> (x_mean, x_logvar): see docs/models.md",
         )
     return decoder
 
@@ -77,7 +79,7 @@ def decoder_of(model: nn.Module) -> nn.Module:
 def decode(decoder: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
     """(x_mean, x_logvar) of a decoder, whichever of the two ways it gives them.
 
-    Raises UsageError where it gives the mean alone and has no attribute `x_logvar`.
+    Raises UsageError where it gives neither: the mean alone without an attribute `x_logvar`, or something else.
     """
     import torch
 
@@ -85,13 +87,18 @@ def decode(decoder: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
         raise UsageError(
             f"{type(decoder).__name__} has no decode(z).", "Is it a whole model? Pass decoder_of(model)."
         )
-    given = decoder.decode(z)
-    if not isinstance(given, torch.Tensor):
-        return given
-    x_logvar = getattr(decoder, "x_logvar", None)
+    given: object = decoder.decode(z)
+    if isinstance(given, torch.Tensor):
+        given = given, getattr(decoder, "x_logvar", None)
+    if not isinstance(given, tuple | list) or len(given) != 2 or not isinstance(given[0], torch.Tensor):
+        raise UsageError(
+            f"decode(z) of {type(decoder).__name__} gives a {type(given).__name__}, not (x_mean, x_logvar).",
+            "Return these two, or x_mean alone, and set self.x_logvar: see docs/models.md",
+        )
+    x_mean, x_logvar = given
     if x_logvar is None:
         raise UsageError(
             f"decode(z) of {type(decoder).__name__} gives the mean alone, and has no attribute `x_logvar`.",
             "Return (x_mean, x_logvar), or set self.x_logvar to the natural logarithm of the variance.",
         )
-    return given, torch.as_tensor(x_logvar, dtype=given.dtype, device=given.device)
+    return x_mean, torch.as_tensor(x_logvar, dtype=x_mean.dtype, device=x_mean.device)

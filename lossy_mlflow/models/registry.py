@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lossy_mlflow.errors import ConflictError, NotFoundError, UsageError, did_you_mean
 from lossy_mlflow.hparams import Hparam
+from lossy_mlflow.models.fields import field
 from lossy_mlflow.models.protocols import decoder_of
+from lossy_mlflow.user_code import explained_user_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +23,8 @@ _BUILT_IN = {
     "deep_vae": "lossy_mlflow.models.deep",
     "dcgan_vae": "lossy_mlflow.models.dcgan",
 }
+# The fields of ours that say how large a model is.
+_SIZES = ("model_train.z_size", "model_train.hidden_sizes", "model_train.n_filters")
 _registered: dict[str, Callable[[Hparam], nn.Module]] = {}
 
 
@@ -57,16 +61,48 @@ def model_names() -> list[str]:
 def build_model(tree: Hparam) -> nn.Module:
     """The model that `tree.model_name` names, built for `tree`, on the CPU, with fresh weights.
 
-    Raises NotFoundError for an unknown name, UsageError for fields that don't fit the model.
+    Raises NotFoundError for an unknown name, UsageError for fields that don't fit the model or this machine's memory,
+    LossyError where a builder of the user's own fails.
     """
     name = tree.model_name
     if name in _BUILT_IN:
-        model = getattr(importlib.import_module(_BUILT_IN[name]), name)(tree)
+        builder = getattr(importlib.import_module(_BUILT_IN[name]), name)
+        _check_memory(builder, tree)
+        model = builder(tree)
     elif name in _registered:
-        model = _registered[name](tree)
+        with explained_user_code(f"The model {name!r} can't be built"):
+            model = _registered[name](tree)
     else:
         raise _unknown(name)
     return _checked(name, model)
+
+
+def _check_memory(builder: Callable[[Hparam], nn.Module], tree: Hparam) -> None:
+    """Raises UsageError where the weights take more memory than there is: the system might lend it, and kill who uses it."""
+    import psutil
+    import torch
+
+    total = psutil.virtual_memory().total
+    try:
+        # It has shapes, and no numbers.
+        with torch.device("meta"):
+            outline = builder(tree)
+    except (RuntimeError, TypeError):  # a size that torch can't count
+        wanted = "more bytes than can be counted"
+    else:
+        n_bytes = sum(tensor.nbytes for tensor in outline.state_dict().values())
+        if n_bytes <= total:
+            return
+        wanted = _gigabytes(n_bytes)
+    sizes = ", ".join(f"{key}={value}" for key in _SIZES if (value := field(tree, key)) is not None)
+    raise UsageError(
+        f"The weights of {tree.model_name} with {sizes} take {wanted}; this machine has {_gigabytes(total)}.",
+        "Take smaller sizes.",
+    )
+
+
+def _gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.0f} GB"
 
 
 def _identity(builder: Callable[[Hparam], nn.Module]) -> str:

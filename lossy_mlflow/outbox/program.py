@@ -32,6 +32,7 @@ _ASK_AGAIN_AFTER_S = 15.0
 _TRUST_S = 2.0
 _READ_AFTER_WRITE_S = 5.0
 _AT_EXIT_S = 10.0
+_SENDER_AGAIN_AFTER_S = 5.0
 _LOOK_EVERY_S = 0.05
 
 
@@ -46,6 +47,7 @@ class Outbox:
         self._answered = float("-inf")
         self._journals = Journals(self._look_after_sender)
         self._used = False
+        self._sender_due = 0.0
         try:
             self.folder.prepare(uri)
         except OSError as error:
@@ -134,9 +136,11 @@ class Outbox:
         return any(journal.waiting_in_memory for journal in self._journals.all())
 
     def _look_after_sender(self) -> None:
-        if self._used:
+        # One that ends at once, since it may not work here, must not be started twice a second.
+        if self._used and time.monotonic() >= self._sender_due:
             try:
-                ensure_sender(self.folder, self.uri)
+                if ensure_sender(self.folder, self.uri):
+                    self._sender_due = time.monotonic() + _SENDER_AGAIN_AFTER_S
             except OSError as error:
                 log.debug("no sender could be started: %s", error)
 

@@ -11,10 +11,13 @@ from lossy_mlflow.outbox.claim import holder_lives, sender_file
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 
 
-def ensure_sender(folder: ServerFolder, uri: str) -> None:
-    """Start the folder's sender for this machine, unless one is at work. `uri`: the outbox URI, with its credentials if any."""
+def ensure_sender(folder: ServerFolder, uri: str) -> bool:
+    """Start the folder's sender for this machine, unless one is at work; whether it was started.
+
+    `uri`: the outbox URI, with its credentials if any.
+    """
     if holder_lives(sender_file(folder.path)):
-        return
+        return False
     subprocess.Popen(
         [sys.executable, "-m", "lossy_mlflow.outbox.sender", str(folder.path)],
         stdin=subprocess.DEVNULL,
@@ -25,6 +28,7 @@ def ensure_sender(folder: ServerFolder, uri: str) -> None:
         # Ctrl-C and the end of a terminal go to the whole group: the sender must outlive them.
         start_new_session=True,
     )
+    return True
 
 
 def take_up(uri: str) -> None:

@@ -6,6 +6,7 @@ import email.utils
 import errno
 import logging
 import re
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UnreachableError, UsageError
 from lossy_mlflow.outbox.address import PREFIX
@@ -28,6 +29,13 @@ log = logging.getLogger("lossy_mlflow")
 
 _ANSWER_WITHIN_S = 10
 _HTTP = ("http://", "https://")
+_ADDRESSES = (
+    "MLFLOW_TRACKING_URI is one like http://HOST:PORT, https://HOST, outbox+https://HOST, sqlite:////ABSOLUTE/PATH/mlflow.db;"
+    " unset, it is ./mlflow.db"
+)
+_DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
+# Drivers whose package has another name, or needs to be told to bring its library.
+_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +60,27 @@ class Connection:
 def connect() -> Connection:
     """The server that MLflow's own settings name (MLFLOW_TRACKING_URI, else ./mlflow.db).
 
-    Raises UnreachableError where it doesn't answer, within seconds: MLflow alone would try for minutes.
+    Raises UnreachableError where it doesn't answer, within seconds: MLflow alone would try for minutes. UsageError for what is no
+    address of any, LossyError where a database's driver isn't installed.
     """
     import mlflow
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
     uri = mlflow.get_tracking_uri().removeprefix(PREFIX)
     offset = 0.0
     if uri.startswith(_HTTP):
+        _check_address(uri)
         offset = _probe(uri)
     elif file := sqlite_file(uri):
         _check_sqlite_file(file)
-    return Connection(mlflow.MlflowClient(uri), uri, offset)
+    elif uri.partition(":")[0].partition("+")[0] in _DATABASES:
+        _check_database(uri)
+    try:
+        return Connection(mlflow.MlflowClient(uri), uri, offset)
+    except UnsupportedModelRegistryStoreURIException:
+        raise UsageError(
+            f"The tracking URI {without_password(uri)!r} is of no kind that is known here.", _ADDRESSES
+        ) from None
 
 
 @contextmanager
@@ -80,6 +98,7 @@ def connected_for_logging() -> Iterator[Connection]:
         return
     from lossy_mlflow.outbox.program import outbox_for
 
+    _check_address(uri)
     offset, answers = 0.0, True
     try:
         offset = _probe(uri)
@@ -105,6 +124,50 @@ def sqlite_file(uri: str) -> Path | None:
 def without_password(text: str) -> str:
     """The same text with the user:password part of every URL in it left out."""
     return re.sub(r"(\w://)[^\s/]+@", r"\1", text)
+
+
+def _check_address(uri: str) -> None:
+    try:
+        parts = urlsplit(uri)
+        host, _port = parts.hostname, parts.port
+    except ValueError as error:
+        reason = str(error)
+    else:
+        if host:
+            return
+        reason = "it names no host"
+    raise UsageError(f"The tracking URI {without_password(uri)!r} can't be read: {reason}.", _ADDRESSES)
+
+
+def _check_database(uri: str) -> None:
+    """Find out at once what MLflow would retry for minutes, or fail at: a driver, a server, a password."""
+    import sqlalchemy
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    shown = without_password(uri)
+    timeout = {"connect_timeout": _ANSWER_WITHIN_S} if uri.startswith(("postgresql", "mysql")) else {}
+    try:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args=timeout)
+        engine.connect().close()
+    except ImportError as error:
+        package = _PACKAGES.get(error.name or "", error.name)
+        raise LossyError(
+            f"The driver of the database {shown} isn't installed: {error}.",
+            f"Install it beside lossy: pip install {shlex.quote(str(package))}",
+        ) from None
+    except (ArgumentError, ValueError) as error:
+        raise UsageError(
+            f"The tracking URI {shown!r} can't be read: {_first_line(error)}.", _ADDRESSES
+        ) from None
+    except SQLAlchemyError as error:
+        raise UnreachableError(
+            f"The database {shown} can't be reached: {_first_line(error)}.",
+            "Start it, check its address, user and password, or name another: export MLFLOW_TRACKING_URI=...",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(without_password(str(error)).splitlines()), type(error).__name__).rstrip(".")
 
 
 def _probe(uri: str) -> float:

@@ -14,31 +14,42 @@ from pathlib import Path
 import filelock
 import platformdirs
 
-from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.tracking.connection import sqlite_file, without_password
 from lossy_mlflow.tracking.identity import HEARTBEAT_EVERY_S
 
 log = logging.getLogger(__name__)
 
 
-def _state_folder() -> Path:
-    return Path(platformdirs.user_state_path("lossy_mlflow", ensure_exists=True))
+@contextmanager
+def _state_folder() -> Iterator[Path]:
+    """The folder of locks and of this place's name. Raises LossyError where the block can't make or write what it wants in it."""
+    folder = Path(platformdirs.user_state_path("lossy_mlflow"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        raise LossyError(
+            f"Can't write {error.filename or folder}: {error.strerror}. Locks are kept below {folder}.",
+            "Name a folder for them that you can write to: export XDG_STATE_HOME=...",
+        ) from error
 
 
 def lock_domain() -> str:
     """The name of the place within which the locks below are seen by all: 'HOST:ID'. ID is drawn once a state folder."""
-    file = _state_folder() / "domain"
-    if not file.exists():
-        # Two processes may get here at once: the first link wins, both read the same.
-        mine = file.with_name(f"domain.{uuid.uuid4().hex}")
-        mine.write_text(uuid.uuid4().hex[:12])
-        try:
-            file.hardlink_to(mine)
-        except FileExistsError:
-            pass
-        finally:
-            mine.unlink()
-    return f"{platform.node()}:{file.read_text()}"
+    with _state_folder() as folder:
+        file = folder / "domain"
+        if not file.exists():
+            # Two processes may get here at once: the first link wins, both read the same.
+            mine = file.with_name(f"domain.{uuid.uuid4().hex}")
+            mine.write_text(uuid.uuid4().hex[:12])
+            try:
+                file.hardlink_to(mine)
+            except FileExistsError:
+                pass
+            finally:
+                mine.unlink()
+        return f"{platform.node()}:{file.read_text()}"
 
 
 @contextmanager
@@ -66,13 +77,14 @@ def run_lock(run_id: str, wait_s: float = 0) -> Iterator[None]:
 
 @contextmanager
 def _lock(name: str, taken: str, wait_s: float = 0) -> Iterator[None]:
-    folder = _state_folder() / "locks"
-    folder.mkdir(exist_ok=True)
-    lock = filelock.FileLock(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock")
-    try:
-        lock.acquire(timeout=wait_s)
-    except filelock.Timeout:
-        raise ConflictError(taken, "Wait for it, or train another copy: --e-name NAME") from None
+    with _state_folder() as folder:
+        locks = folder / "locks"
+        locks.mkdir(exist_ok=True)
+        lock = filelock.FileLock(locks / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock")
+        try:
+            lock.acquire(timeout=wait_s)
+        except filelock.Timeout:
+            raise ConflictError(taken, "Wait for it, or train another copy: --e-name NAME") from None
     try:
         yield
     finally:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from lossy_mlflow.training.batches import Stopped
 from lossy_mlflow.training.iwae import iwae_bound
-from lossy_mlflow.training.loop import EpochResult, NonFiniteLossError, make_optimizer, train_epochs
+from lossy_mlflow.training.loop import (
+    EpochResult,
+    NonFiniteLossError,
+    make_optimizer,
+    not_finite,
+    train_epochs,
+)
 from lossy_mlflow.training.seeds import derived_seed, generator_for, seeded
 from lossy_mlflow.training.settings import Settings
 from lossy_mlflow.training.state import Matched, load_matching, load_state_tensors, state_tensors
@@ -22,6 +28,7 @@ __all__ = [
     "load_matching",
     "load_state_tensors",
     "make_optimizer",
+    "not_finite",
     "seeded",
     "state_tensors",
     "train_epochs",

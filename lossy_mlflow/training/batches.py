@@ -33,6 +33,8 @@ def mean_over_images(means: Sequence[Tensor], batch_size: int, n_images: int) ->
 
     All batches are of `batch_size` but the last, which has the rest. Nothing waits for the device.
     """
+    # One that holds them all has no more than all: what it lacks would cancel the digits of the sum.
+    batch_size = min(batch_size, n_images)
     per_batch = torch.stack(list(means)).double()
     lacking = batch_size * len(means) - n_images
     return (batch_size * per_batch.sum() - lacking * per_batch[-1]) / n_images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,7 @@ def train_epochs(
 
     Raises NonFiniteLossError in place of a result whose loss is NaN or infinite; Stopped where
     `should_stop`, asked before each batch, says so; UsageError where the model has no loss(batch,
-    generator).
+    generator), or one whose terms change from batch to batch.
     """
     if not isinstance(model, Trainable):
         raise UsageError(
@@ -80,10 +80,14 @@ def train_epochs(
         means["val_loss"] = validation_loss(model, val_images, settings, should_stop)
         # Here, and nowhere before, the device is waited for.
         numbers = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
-        for name in ("train_loss", "val_loss"):
-            _check_finite(name, numbers[name], epoch, settings.learning_rate)
-        seconds = time.perf_counter() - begin
         train_loss, val_loss = numbers.pop("train_loss"), numbers.pop("val_loss")
+        for name, loss in (("train_loss", train_loss), ("val_loss", val_loss)):
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"The {name} of epoch {epoch} is {loss} (learning rate {settings.learning_rate:g})"
+                    f"{not_finite(numbers)}."
+                )
+        seconds = time.perf_counter() - begin
         yield EpochResult(epoch, train_loss, val_loss, numbers, seconds, len(train_images))
 
 
@@ -117,15 +121,27 @@ def _train_one(
         torch.autograd.backward(loss)
         optimizer.step()
         for name, value in {**terms, "train_loss": loss}.items():
-            per_batch.setdefault(name, []).append(value.detach())
+            per_batch.setdefault(name, []).append(_off_the_graph(value, device))
+    for name, values in per_batch.items():
+        if len(values) != len(per_batch["train_loss"]):
+            raise UsageError(
+                f"The loss of {type(model).__name__} gave the term {name!r} for {len(values)} of "
+                f"{len(per_batch['train_loss'])} batches: it has no mean.",
+                "Give every batch the same terms.",
+            )
     return {
         name: mean_over_images(values, settings.batch_size, len(images)) for name, values in per_batch.items()
     }
 
 
-def _check_finite(name: str, value: float, epoch: int, learning_rate: float) -> None:
-    if not math.isfinite(value):
-        raise NonFiniteLossError(
-            f"The {name} of epoch {epoch} is {value} (learning rate {learning_rate:g}).",
-            f"Try a smaller learning rate: --overwrite --set learning_rate={learning_rate / 10:g}",
-        )
+def _off_the_graph(value: Tensor | float, device: torch.device) -> Tensor:
+    """A scalar on the device. One that is a float already, as `.item()` gives it, keeps its digits."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device)
+    return torch.tensor(value, dtype=torch.float64, device=device)
+
+
+def not_finite(terms: Mapping[str, float]) -> str:
+    """'; of its terms, kl is nan', for those of a model's terms that are NaN or infinite; '' where all are finite."""
+    off = [f"{name} is {value}" for name, value in terms.items() if not math.isfinite(value)]
+    return f"; of its terms, {', '.join(off)}" if off else ""

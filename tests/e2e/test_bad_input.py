@@ -37,6 +37,7 @@ def _nothing_was_made(client: Any) -> bool:
         (["vae10_digits", "--set", "dataset.name=digit"], 3, "digits"),
         (["vae10_digits", "--set", "dataset.input_vector_length=784"], 2, "64"),
         (["vae10_digits", "--set", "model_name=deep_va"], 3, "deep_vae"),
+        (["vae10_digits", "--set", "model_train.x_var=1e-40"], 2, "negative_log_likelihood is inf"),
         (["vae10_digits", "--set", "load_checkpoint_name=nothing"], 3, "No registered model 'nothing'"),
         (["vae10_digits", "--e-name", "a/b"], 2, "/"),
         (["vae10_digits", "--e-name", "a@b"], 2, "@"),
@@ -90,6 +91,28 @@ def test_a_reference_that_is_nearly_right_says_what_there_is(workplace: Workplac
         assert "vae2_digits" in done.stderr
     done = workplace.lossy("resolve", "vae2_digits", "--chkt-step", "77")
     assert "no version of epoch 77" in done.stderr
+
+
+def test_a_fault_of_ones_own_model_is_named_and_nothing_is_made(workplace: Workplace, client: Any) -> None:
+    """Here in a module beside the file, which is imported when the model is built."""
+    (workplace.folder / "parts.py").write_text(
+        "import torch\n\nclass Half(torch.nn.Linear):\n    x_logvar = 0.0\n"
+        "    def decode(self, z):\n        return self(z)\n"
+        "    def loss(self, batch, generator):\n        return self(batch[:, :7]).square().mean(), {}\n"
+    )
+    (workplace.folder / "mine.py").write_text(
+        "from lossy_mlflow import register_hparams, register_model\n"
+        "from lossy_mlflow.hparams.catalogue.digits import vae2_digits\n\n"
+        "@register_model('half')\ndef half(hparams):\n    from parts import Half\n    return Half(7, 64)\n\n"
+        "@register_hparams\ndef half_digits():\n"
+        "    tree = vae2_digits()\n    tree.model_name, tree.n_iwae_samples = 'half', 0\n    return tree\n"
+    )
+    done = workplace.lossy("train", "half_digits", "--user-code", "mine.py")
+    assert done.returncode == 1, done.stderr
+    assert "The model 'half': decode(z), with z of shape (8, 2)" in done.stderr
+    assert f"{workplace.folder}/parts.py:6: RuntimeError: mat1 and mat2 shapes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert _nothing_was_made(client)
 
 
 def test_a_param_of_7000_characters_is_kept_whole(workplace: Workplace, client: Any) -> None:

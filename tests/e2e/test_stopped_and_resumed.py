@@ -35,8 +35,8 @@ def _has_state(client: Any) -> bool:
     ("number", "state", "code", "within"),
     [
         (signal.SIGKILL, "FAILED", -9, 30),
-        (signal.SIGTERM, "KILLED", 143, 5),
-        (signal.SIGINT, "KILLED", 130, 5),
+        pytest.param(signal.SIGTERM, "KILLED", 143, 5, marks=pytest.mark.campaign),
+        pytest.param(signal.SIGINT, "KILLED", 130, 5, marks=pytest.mark.campaign),
     ],
 )
 def test_the_run_says_how_it_ended_and_resumes_bit_for_bit(

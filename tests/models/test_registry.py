@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from lossy_mlflow.errors import ConflictError, NotFoundError, UsageError
+from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.models import build_model, decoder_of, model_names, register_model, registry
 
@@ -108,6 +108,32 @@ def test_what_is_not_a_module_is_refused_when_it_is_built():
 
 def a_word(tree: Hparam) -> str:
     return "model"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("deep_vae", {"z_size": 10**12}, r"z_size=1000000000000, model_train.hidden_sizes=.* take [\d,]+ GB"),
+        ("deep_vae", {"hidden_sizes": [10**10]}, r"hidden_sizes=\[10000000000\] take 5,560 GB"),
+        ("linear_vae", {"z_size": 10**17}, "more bytes than can be counted"),
+        ("dcgan_vae", {"z_size": 10**30}, "more bytes than can be counted"),
+        ("dcgan_vae", {"n_filters": 10**6}, r"n_filters=1000000 take \d+,\d+ GB"),
+    ],
+)
+def test_sizes_beyond_the_machine_are_named_with_the_memory_they_take(name, fields, said, tree):
+    with pytest.raises(UsageError, match=said) as refused:
+        build_model(tree(name, **fields))
+    assert f"The weights of {name} with model_train.z_size=" in refused.value.what
+    assert "this machine has " in refused.value.what
+
+
+def test_a_builder_that_fails_is_told_with_its_line():
+    register_model("own")(OwnDecoder)
+    with pytest.raises(
+        LossyError, match=r"'own' can't be built: .*test_registry.py:\d+: TypeError: "
+    ) as failed:
+        build_model(Hparam(model_name="own", z_size="two"))
+    assert isinstance(failed.value.__cause__, TypeError)
 
 
 def test_names_can_be_listed_and_registered_without_torch():

@@ -14,6 +14,8 @@ import pytest
 from tests.outbox.conftest import OutboxPlace, wait_for
 from tests.outbox.proxy import Mode
 
+CAMPAIGN = pytest.mark.campaign
+
 LOG = """
 import sys, mlflow
 mlflow.set_experiment("outbox tests")
@@ -54,7 +56,9 @@ def test_all_that_is_logged_arrives(place: OutboxPlace, name: str) -> None:
     _check_log(place, name)
 
 
-@pytest.mark.parametrize("mode", ["refuse", "stall", "error", "reset"])
+@pytest.mark.parametrize(
+    "mode", ["refuse", *(pytest.param(mode, marks=CAMPAIGN) for mode in ("stall", "error", "reset"))]
+)
 def test_a_run_starts_trains_and_ends_without_its_server(place: OutboxPlace, name: str, mode: Mode) -> None:
     place.proxy.mode = mode
     started = time.monotonic()
@@ -197,7 +201,7 @@ import os; os._exit(0) if sys.argv[2] != "0" else None
 """
 
 
-@pytest.mark.parametrize("mode", ["pass", "refuse"])
+@pytest.mark.parametrize("mode", [pytest.param("pass", marks=CAMPAIGN), "refuse"])
 def test_several_processes_log_into_one_run(place: OutboxPlace, name: str, mode: Mode) -> None:
     place.proxy.mode = mode
     made = (
@@ -222,7 +226,7 @@ with mlflow.start_run(run_name=sys.argv[1]):
 """
 
 
-@pytest.mark.parametrize("mode", ["pass", "refuse"])
+@pytest.mark.parametrize("mode", [pytest.param("pass", marks=CAMPAIGN), "refuse"])
 def test_a_nested_run_names_its_parent_as_the_server_does(place: OutboxPlace, name: str, mode: Mode) -> None:
     place.proxy.mode = mode
     assert place.run(NESTED, name).returncode == 0
@@ -260,7 +264,7 @@ assert client.get_run(run_id).info.status == "FINISHED"
 """
 
 
-@pytest.mark.parametrize("mode", ["pass", "refuse"])
+@pytest.mark.parametrize("mode", [pytest.param("pass", marks=CAMPAIGN), "refuse"])
 def test_a_program_reads_what_it_has_logged(place: OutboxPlace, name: str, mode: Mode) -> None:
     place.proxy.mode = mode
     done = place.run(READS, name, mode)

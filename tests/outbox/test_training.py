@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,15 @@ def _options(place: OutboxPlace) -> dict[str, str]:
     return {"MLFLOW_TRACKING_URI": place.proxy.uri}
 
 
-def _start(place: OutboxPlace, *words: str) -> subprocess.Popen[str]:
-    return place.workplace.start("train", "vae2_digits", *words, env=place.environment | _options(place))
+@contextmanager
+def _training(place: OutboxPlace, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    environment = place.environment | _options(place) | variables
+    process = place.workplace.start("train", "vae2_digits", *words, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 def _run(client: MlflowClient, label: str) -> Any:
@@ -76,22 +85,20 @@ def test_a_training_without_its_server_arrives_whole_once_it_is_back(place: Outb
     assert loaded.returncode == 0, loaded.stderr
 
 
+@pytest.mark.campaign
 def test_killed_and_resumed_while_the_server_is_away_no_step_stands_twice(place: OutboxPlace) -> None:
     label = "vae2_digits_killed"
-    process = _start(place, "--e-name", "killed", *LONG)
-    wait_for(lambda: _versions(place.client, label)["epochs"], 90, "a version")
-    place.proxy.mode = "stall"
-    time.sleep(3)
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
-    resumed = _start(place, "--e-name", "killed", *LONG)
-    assert resumed.stderr is not None
+    with _training(place, "--e-name", "killed", *LONG):
+        wait_for(lambda: _versions(place.client, label)["epochs"], 90, "a version")
+        place.proxy.mode = "stall"
+        time.sleep(3)
     run = _run(place.client, label)
     before = len(place.points(run.info.run_id, "val_loss"))
-    time.sleep(15)
-    resumed.send_signal(signal.SIGTERM)
-    _, error = resumed.communicate(timeout=60)
-    assert resumed.returncode == 143, error
+    with _training(place, "--e-name", "killed", *LONG) as resumed:
+        time.sleep(20)
+        resumed.send_signal(signal.SIGTERM)
+        _, error = resumed.communicate(timeout=60)
+        assert resumed.returncode == 143, error
     place.proxy.mode = "pass"
     assert place.lossy("outbox", "status").returncode == 0
     place.wait_until_delivered(120)
@@ -102,36 +109,43 @@ def test_killed_and_resumed_while_the_server_is_away_no_step_stands_twice(place:
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.campaign
 def test_what_another_machine_has_taken_up_meanwhile_is_not_mixed_with_it(
     place: OutboxPlace, tmp_path: Path
 ) -> None:
     label = "vae2_digits_taken"
-    process = _start(place, "--e-name", "taken", *LONG)
-    wait_for(lambda: _versions(place.client, label)["epochs"], 90, "a version")
-    place.proxy.mode = "refuse"
-    run = _run(place.client, label)
-    # As if the outage had lasted for a while already.
-    place.client.set_tag(run.info.run_id, "heartbeat", f"{time.time() - 1000:.0f}")
     elsewhere = {
         "MLFLOW_TRACKING_URI": place.server,
         "LOSSY_OUTBOX_DIR": str(tmp_path / "elsewhere" / "outbox"),
         "XDG_STATE_HOME": str(tmp_path / "elsewhere"),
     }
-    other = place.workplace.start(
-        "train", "vae2_digits", "--e-name", "taken", *LONG, env=place.environment | elsewhere
-    )
-    attempt = run.data.tags["attempt"]
-    time.sleep(30)
-    if other.poll() is not None: print(other.communicate())
-    wait_for(lambda: place.client.get_run(run.info.run_id).data.tags["attempt"] != attempt, 60, "a taker")
-    time.sleep(5)
-    place.proxy.mode = "pass"
-    # Its next heartbeat tells it that it is not the one any more.
-    assert process.wait(90) == 4
-    assert process.stderr is not None
-    assert "was taken up on" in process.stderr.read()
-    other.send_signal(signal.SIGTERM)
-    assert other.wait(60) == 143
+    words = ("--e-name", "taken", *LONG)
+    with _training(place, *words) as process:
+        wait_for(lambda: _versions(place.client, label)["epochs"], 90, "a version")
+        place.proxy.mode = "refuse"
+        run = _run(place.client, label)
+        attempt = run.data.tags["attempt"]
+        # As if the outage had lasted for a while already.
+        place.client.set_tag(run.info.run_id, "heartbeat", f"{time.time() - 1000:.0f}")
+        with _training(place, *words, **elsewhere) as other:
+            wait_for(
+                lambda: (
+                    other.poll() is not None
+                    or place.client.get_run(run.info.run_id).data.tags["attempt"] != attempt
+                ),
+                90,
+                "a taker",
+            )
+            assert other.poll() is None, other.communicate()
+            time.sleep(5)
+            place.proxy.mode = "pass"
+            # Its next heartbeat tells it that it is not the one any more.
+            _, error = process.communicate(timeout=90)
+            assert process.returncode == 4, error
+            assert "was taken up on" in error
+            other.send_signal(signal.SIGTERM)
+            _, error = other.communicate(timeout=60)
+            assert other.returncode == 143, error
     place.wait_until_delivered(120)
     wait_for(lambda: place.client.get_run(run.info.run_id).info.status == "KILLED", 60, "the taker's end")
     steps = [step for step, _ in place.points(run.info.run_id, "val_loss")]

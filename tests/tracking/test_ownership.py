@@ -8,7 +8,7 @@ import sys
 import mlflow
 import pytest
 
-from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.tracking.connection import Connection, without_password
 from lossy_mlflow.tracking.ownership import label_lock, lock_domain, run_lock
 from lossy_mlflow.tracking.session import Attempt, running
@@ -33,6 +33,22 @@ def test_two_spellings_of_a_server_share_the_lock_of_a_label(here: Workplace, on
     ):
         pass
     with label_lock(one, "label"), label_lock(one, "another"):
+        pass
+
+
+@pytest.mark.parametrize("in_the_way", ["state", "state/lossy_mlflow", "state/lossy_mlflow/locks"])
+def test_locks_that_cannot_be_kept_are_said_with_the_way_on(
+    here: Workplace, monkeypatch: pytest.MonkeyPatch, in_the_way: str
+) -> None:
+    file = here.folder / in_the_way
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_STATE_HOME", str(here.folder / "state"))
+    with pytest.raises(LossyError, match=f"Can't write {file}") as refused, label_lock("http://a", "label"):
+        pass
+    assert "export XDG_STATE_HOME" in refused.value.hint
+    monkeypatch.setenv("XDG_STATE_HOME", str(here.folder / "another"))
+    with label_lock("http://a", "label"):
         pass
 
 
