@@ -186,20 +186,20 @@ def test_a_publication_that_was_cut_off_is_completed_and_never_doubled(published
     client.delete_model_version("mine", version.version)
     publish_deferred(run_id, arguments, weights)
     (again,) = client.search_model_versions("name = 'mine'")
-    assert again.model_id == version.model_id
+    assert again.source == version.source
     assert again.tags == version.tags
     experiment = client.get_run(run_id).info.experiment_id
     assert len(client.search_logged_models([experiment])) == 1
     assert client.get_registered_model("mine").aliases == {"best": again.version, "last": again.version}
     # And after the model was made, before its files were there.
     client.delete_model_version("mine", again.version)
-    client.delete_logged_model(again.model_id)
+    client.delete_logged_model(again.source.removeprefix("models:/"))
     pending = client.create_logged_model(
         experiment, name="decoder-epoch-3", source_run_id=run_id, tags={"epoch": "3"}
     )
     publish_deferred(run_id, arguments, weights)
     (third,) = client.search_model_versions("name = 'mine'")
-    assert third.model_id == pending.model_id
+    assert third.source == f"models:/{pending.model_id}"
     assert third.tags["weights_sha256"] == version.tags["weights_sha256"]
 
 
@@ -212,5 +212,5 @@ def test_a_run_that_was_started_offline_leaves_another_ones_label_alone(publishe
     publish_deferred(offline, arguments, weights)
     assert client.get_run(offline).data.tags["clashes_with"] == run_id
     assert client.get_run(run_id).info.lifecycle_stage == "active"
-    assert client.get_registered_model("mine").aliases["best"] == "1"
+    assert client.get_registered_model("mine").aliases == {"best": 1, "last": 1}
     assert len(client.search_model_versions("name = 'mine'")) == 2
