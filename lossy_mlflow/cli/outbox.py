@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from lossy_mlflow.cli.output import json_option, print_json, print_table
+from lossy_mlflow.cli.output import age, json_option, print_json, print_table
 from lossy_mlflow.errors import UsageError
 
 
@@ -41,7 +41,7 @@ def status(folder: Path | None, as_json: bool) -> None:
         [
             run.run_name or run.key,
             str(run.waiting),
-            "" if run.oldest_s is None else _age(run.oldest_s),
+            "" if run.oldest_s is None else age(run.oldest_s),
             str(run.refused),
             run.server,
             run.error or ("being written" if run.being_written else ""),
@@ -96,10 +96,3 @@ def discard(run: str) -> None:
         raise UsageError(f"That isn't the run's name, {name}: nothing was deleted.")
     delete(found)
     click.echo(f"{found.folder} is deleted.")
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -31,6 +31,15 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
+def age(seconds: float) -> str:
+    """In the largest unit of which there are two: '90 s', '12 min', '30 h', '5 d'."""
+    seconds = max(0, seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 class _Stdout:
     """The stream, of which a fault is told as a fault of the output's, wherever in the program it is met."""
 

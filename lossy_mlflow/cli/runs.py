@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lossy_mlflow.cli.output import json_option, print_json, print_table
+from lossy_mlflow.cli.output import age, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from lossy_mlflow.tracking.reconcile import DeadRun
@@ -53,22 +53,13 @@ def _row(run: ListedRun) -> list[str]:
         run.label,
         run.kind,
         f"{run.state}, {run.note}" if run.note else run.state,
-        _age(run.age_s),
-        _age(run.heartbeat_age_s) if runs_still and run.heartbeat_age_s is not None else "",
+        age(run.age_s),
+        age(run.heartbeat_age_s) if runs_still and run.heartbeat_age_s is not None else "",
         "" if run.epoch is None else str(run.epoch),
         "" if run.val_loss is None else f"{run.val_loss:.4f}",
         run.host,
         run.run_id,
     ]
-
-
-def _age(seconds: float) -> str:
-    """In the largest unit of which there are two: '90 s', '12 min', '30 h', '5 d'."""
-    seconds = max(0, seconds)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 @runs.command("reconcile", epilog="Example: lossy runs reconcile --dry-run")
