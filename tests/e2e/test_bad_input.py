@@ -153,13 +153,17 @@ def test_a_file_that_is_no_database(workplace: Workplace) -> None:
 
 
 def test_a_server_that_does_not_answer(workplace: Workplace) -> None:
-    done = workplace.lossy(
-        "train", "vae2_digits", env={"MLFLOW_TRACKING_URI": "http://user:hunter2@127.0.0.1:9"}
-    )
-    assert done.returncode == 5
-    assert "127.0.0.1:9 doesn't answer" in done.stderr
-    assert "hunter2" not in done.stderr
-    assert "Traceback" not in done.stderr
+    away = {"MLFLOW_TRACKING_URI": "http://user:hunter2@127.0.0.1:9"}
+    for code, words in (
+        (5, ["checkpoints", "vae2_digits"]),
+        (0, ["train", "vae2_digits", "--set", "model_train.epochs=1"]),
+        (5, ["train", "vae2_digits", "--e-name", "two", "--set", "load_checkpoint_name=vae10_digits"]),
+    ):
+        done = workplace.lossy(*words, env=away)
+        assert done.returncode == code, done.stderr
+        assert "127.0.0.1:9 doesn't answer" in done.stderr
+        assert "hunter2" not in done.stderr + done.stdout
+        assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
