@@ -22,7 +22,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,10 +203,7 @@ class RunFolder:
 
     def calls(self) -> list[Call]:
         """Its deferred calls, the oldest first."""
-        found = [(path.stem, read_json(path)) for path in (self.path / "calls").glob("[!.]*.json")]
-        return sorted(
-            (Call(name=name, **content) for name, content in found if content), key=lambda call: call.time
-        )
+        return self._read_calls(done=())
 
     def add_fence(self, fence: Fence) -> None:
         make_private_folder(self.path / "fences")
@@ -219,8 +216,14 @@ class RunFolder:
 
     def waiting_calls(self, uri: str) -> list[Call]:
         """Those that were not carried out with this server."""
-        done = set(self.delivered(uri).calls)
-        return [call for call in self.calls() if call.name not in done]
+        return self._read_calls(self.delivered(uri).calls)
+
+    def _read_calls(self, done: Collection[str]) -> list[Call]:
+        # Looked at twice a second: what is done isn't read again.
+        paths = [path for path in (self.path / "calls").glob("[!.]*.json") if path.stem not in done]
+        found = [(path.stem, read_json(path)) for path in paths]
+        calls = [Call(name=name, **content) for name, content in found if content]
+        return sorted(calls, key=lambda call: call.time)
 
     def delivered(self, uri: str) -> Delivered:
         path = self._delivered_path(uri)
@@ -274,9 +277,7 @@ class RunFolder:
             for end, record in segment.read(state.reached(segment.name))[0]:
                 if record.kind != "closed" and end > (files if record.kind == "artifact" else values):
                     found.append(record)
-        return found + [
-            Record(call.time, "call", call.function) for call in self.calls() if call.name not in state.calls
-        ]
+        return found + [Record(call.time, "call", call.function) for call in self._read_calls(state.calls)]
 
     def view(self, offsets: Mapping[str, int] | None = None) -> RunView:
         """What its records, behind `offsets`, add up to."""
