@@ -6,6 +6,7 @@ Loading never unpickles: the architecture comes from the model that hparams.json
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import shutil
@@ -49,6 +50,7 @@ def save_model(
     *,
     run_id: str | None = None,
     model_id: str | None = None,
+    created: datetime.datetime | None = None,
 ) -> None:
     """Write the decoder with the `weights` (a safetensors file), whose architecture `tree` says, as an MLflow model.
 
@@ -73,7 +75,13 @@ def save_model(
         Schema([TensorSpec(np.dtype(np.float32), (-1, z_size))]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, x_size))]),
     )
-    model = Model(run_id=run_id, model_id=model_id)
+    # Nothing drawn or read from a clock here: two processes that write the same model write the same files.
+    model = Model(
+        run_id=run_id,
+        model_id=model_id,
+        model_uuid=model_id,
+        utc_time_created=f"{created:%Y-%m-%d %H:%M:%S.%f}" if created else None,
+    )
     model.add_flavor("lossy_mlflow", format=FORMAT, data=str(_DATA), model_name=tree.model_name)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch, _DATA.name)

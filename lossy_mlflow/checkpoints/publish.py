@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -133,7 +134,15 @@ def _make_version(
     if logged.status != LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch, "model")
-            save_model(folder, weights, unflatten(arguments["tree"]), run_id=run_id, model_id=logged.model_id)
+            created = datetime.datetime.fromtimestamp(logged.creation_timestamp / 1000, datetime.UTC)
+            save_model(
+                folder,
+                weights,
+                unflatten(arguments["tree"]),
+                run_id=run_id,
+                model_id=logged.model_id,
+                created=created,
+            )
             digests = {"weights_sha256": weights_sha256(folder), "files_sha256": files_sha256(folder)}
             client.log_model_artifacts(logged.model_id, str(folder))
         # Before it is READY: whoever finds it so makes the version from its tags.

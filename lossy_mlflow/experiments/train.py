@@ -159,6 +159,9 @@ def _result(
     from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, versions_of_run
 
     client = connection.client
+    if connection.outbox and delivered:
+        # A run that was started while the server was away has got the server's id meanwhile.
+        run_id = connection.outbox.server_run_id(run_id) or run_id
     run = client.get_run(run_id)
     versions = by_epoch(versions_of_run(client, run_id, label)) if delivered else {}
     # The metric tells, whatever somebody has deleted or edited of the versions since.

@@ -8,13 +8,14 @@ from __future__ import annotations
 import configparser
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import requests
 
-from lossy_mlflow.outbox.address import server_uri
+from lossy_mlflow.outbox.address import credentials_in, server_uri
 
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -55,7 +56,7 @@ class Api:
         """`timeout`: seconds to connect, and between two pieces of an answer."""
         self._uri = server_uri(uri)
         self._timeout = timeout
-        self._session = _session(self._uri)
+        self._session = _session(self._uri, credentials_in(uri))
 
     def post(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         return self._json("POST", f"{_API}/{method}", json=body)
@@ -92,13 +93,14 @@ class Api:
         raise WaitingError(why, everything=reply.status_code in _SERVER_WIDE)
 
 
-def _session(uri: str) -> requests.Session:
+def _session(uri: str, named: Mapping[str, str]) -> requests.Session:
+    """`named`: the user and password that the address itself has, if any; they come first."""
     session = requests.Session()
     # The environment's proxies and certificates, read once: for every request anew it would be half the sender's work.
     session.proxies.update(requests.utils.get_environ_proxies(uri))
     session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     session.trust_env = False
-    username, password = _username_and_password()
+    username, password = _username_and_password(named)
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         session.headers["Authorization"] = f"Bearer {token}"
     elif username and password:
@@ -111,12 +113,14 @@ def _session(uri: str) -> requests.Session:
     return session
 
 
-def _username_and_password() -> tuple[str | None, str | None]:
+def _username_and_password(named: Mapping[str, str]) -> tuple[str | None, str | None]:
     file = configparser.ConfigParser(interpolation=None)
     file.read(Path("~/.mlflow/credentials").expanduser())
     section = dict(file.items("mlflow")) if file.has_section("mlflow") else {}
     names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-    username, password = (os.environ.get(name) or section.get(name.lower()) for name in names)
+    username, password = (
+        named.get(name) or os.environ.get(name) or section.get(name.lower()) for name in names
+    )
     return username, password
 
 

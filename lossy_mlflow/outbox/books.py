@@ -98,7 +98,7 @@ def send(folder: Path, to: str | None, named: str, progress: Callable[[str], Non
         if progress:
             progress(f"{run.definition().get('run_name') or run.key}: {len(run.waiting(uri))} records")
         try:
-            _deliver_whole(RunDelivery(server, run, api, uri), run, uri)
+            _deliver_whole(RunDelivery(server, run, api, uri))
         except WaitingError as error:
             problems.append(str(error))
             if error.everything:
@@ -112,13 +112,13 @@ def send(folder: Path, to: str | None, named: str, progress: Callable[[str], Non
     return Sent(uri, len(runs), sum(run.delivered(uri).refused for _, run in runs), waiting)
 
 
-def _deliver_whole(delivery: RunDelivery, run: RunFolder, uri: str) -> None:
+def _deliver_whole(delivery: RunDelivery) -> None:
     """Its values and files, and its deferred calls to their end. Raises WaitingError."""
     from lossy_mlflow.outbox.api import WaitingError
 
     while delivery.deliver(last=True):
-        if error := run.delivered(uri).error:
-            raise WaitingError(error)
+        if delivery.error:
+            raise WaitingError(delivery.error)
         time.sleep(_LOOK_EVERY_S)
 
 

@@ -10,7 +10,6 @@ be called again for what it has done already: a crash in the middle, or two send
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,9 @@ from lossy_mlflow.outbox.folder import RunFolder
 GROUP = "lossy_mlflow.deferred_calls"
 Handler = Callable[[str, dict[str, Any], Path], None]
 
+# Before each outcome, so that what the functions print isn't taken for one.
+_OUTCOME = "lossy_mlflow.outbox.calls: "
+
 # One that fails is tried again, later each time: each try is a process that imports much.
 _TRY_AGAIN_AFTER_S = 15.0
 _LONGEST_WAIT_S = 600.0
@@ -41,7 +43,7 @@ class CallRunner:
     def __init__(self, folder: RunFolder, uri: str) -> None:
         self._folder = folder
         self._uri = server_uri(uri)
-        self._work: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
+        self._work: tuple[str, subprocess.Popen[bytes], IO[bytes]] | None = None
         self._pause = _TRY_AGAIN_AFTER_S
         self._not_before = 0.0
 
@@ -52,13 +54,15 @@ class CallRunner:
         """
         if self._work is None:
             if time.monotonic() >= self._not_before:
-                self._work = self._start(names, run_id)
+                self._work = (run_id, *self._start(names, run_id))
             return [], ""
-        process, output = self._work
+        for_run, process, output = self._work
         if process.poll() is None:
             return [], ""
         self._work = None
         done, error = _read_outcome(output)
+        if for_run != run_id:  # the run was made again meanwhile: what was done was done with another
+            return [], ""
         if not error and process.returncode:
             error = f"the process that carries it out ended with exit code {process.returncode}"
         self._pause = min(2 * self._pause, _LONGEST_WAIT_S) if error else _TRY_AGAIN_AFTER_S
@@ -82,9 +86,14 @@ def _read_outcome(output: IO[bytes]) -> tuple[list[str], str]:
     """The calls that were done, and why the next one failed, or ''."""
     with output:
         output.seek(0)
-        lines = [json.loads(line) for line in output.read().splitlines() if line.startswith(b"{")]
-    done = [line["done"] for line in lines if "done" in line]
-    return done, next((line["error"] for line in lines if "error" in line), "")
+        lines = [
+            line.removeprefix(_OUTCOME)
+            for line in output.read().decode(errors="replace").splitlines()
+            if line.startswith(_OUTCOME)
+        ]
+    outcomes = [line.partition(" ") for line in lines]
+    done = [text for kind, _, text in outcomes if kind == "done"]
+    return done, next((text for kind, _, text in outcomes if kind == "error"), "")
 
 
 def handler(name: str) -> Handler:
@@ -99,7 +108,7 @@ def handler(name: str) -> Handler:
 
 
 def main() -> None:
-    """Carry out the calls in turn, up to the first that fails; each outcome is a line of JSON."""
+    """Carry out the calls in turn, up to the first that fails; each outcome is a line."""
     path, run_id, *names = sys.argv[1:]
     folder = RunFolder(Path(path))
     calls = {call.name: call for call in folder.calls()}
@@ -111,9 +120,10 @@ def main() -> None:
                 raise LossyError(f"the file {file} is not there, or not whole yet: copy the folder again")
             handler(call.function)(run_id, call.arguments, file)
         except Exception as error:  # whatever it is: the sender tells, and tries again
-            print(json.dumps({"error": f"{call.function}: {str(error) or type(error).__name__}"[:500]}))
+            words = " ".join((str(error) or type(error).__name__).split())
+            print(f"{_OUTCOME}error {call.function}: {words[:500]}", flush=True)
             return
-        print(json.dumps({"done": name}), flush=True)
+        print(f"{_OUTCOME}done {name}", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from lossy_mlflow.outbox.api import Api, MissingError, RefusedError, WaitingErro
 from lossy_mlflow.outbox.calls import CallRunner
 from lossy_mlflow.outbox.fences import Fence, destination, judge
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
+from lossy_mlflow.outbox.journal import now_ms
 from lossy_mlflow.outbox.records import Record, RunView, fold
 from lossy_mlflow.outbox.start import something_waits
 from lossy_mlflow.outbox.target import (
@@ -86,6 +87,11 @@ class RunDelivery:
         left = self._carry_out_calls()
         self._note(self._call_error)
         return left
+
+    @property
+    def error(self) -> str:
+        """Why the rest waits, or ''."""
+        return self._delivered.error
 
     def resolve(self) -> Target:
         """The run on the server, found or made."""
@@ -369,6 +375,8 @@ class RunDelivery:
         """Whether some are left."""
         names = []
         for call in self._folder.waiting_calls(self._uri):
+            if call.name in self._delivered.calls:  # a disk that is full doesn't keep the note
+                continue
             if to := self._destination(call.owner, call.time):
                 self._diverted(to).take_call(call, self._folder)
                 self._delivered.calls.append(call.name)
@@ -481,10 +489,13 @@ def _pieces(entries: Sequence[dict[str, Any]], limit: int) -> Iterator[Sequence[
         yield entries[start:]
 
 
-def must_be_closed(folder: RunFolder, uri: str, lives: Callable[[str], bool | None]) -> bool:
-    """Whether the run still says RUNNING though the process that said so is dead, and didn't end in order."""
-    definition = folder.definition()
-    view = fold(folder.own_records(folder.delivered(uri).verdicts))
+def owner_that_died(folder: RunFolder, uri: str, lives: Callable[[str], bool | None]) -> str:
+    """The process in whose hands the run says RUNNING still though it is dead, and didn't end in order; '' where none is."""
+    definition, verdicts = folder.definition(), folder.delivered(uri).verdicts
+    view = fold(folder.own_records(verdicts))
     owner = view.state_owner or str(definition.get("owner", ""))
     running = view.status == "RUNNING" or (not view.status and bool(definition.get("owner")))
-    return running and owner not in view.closed and lives(owner) is False
+    if not running or owner in view.closed or lives(owner) is not False:
+        return ""
+    # One that had lost the run to another machine has not left it in any state.
+    return "" if destination(folder.fences(), verdicts, owner, now_ms()) else owner

@@ -33,16 +33,29 @@ def judge(fences: Sequence[Fence], verdicts: Verdicts, holder: str, key: str) ->
     place; one that had the run has lost what is not delivered yet, once somebody else has taken it, unless that was done here.
     """
     result = dict(verdicts)
+    ancestors = _line(fences, holder)
     for fence in fences:
         if result.get(fence.name):
             continue
         if holder in ("", fence.before, fence.name):
             result[fence.name], holder = "", fence.name
+        elif fence.name in ancestors:
+            result[fence.name] = ""
         elif fence.name in result and any(later.before == fence.name for later in fences):
             continue
         else:
             result[fence.name] = result.get(fence.before) or f"{key}-{fence.name[:12]}"
     return result, holder
+
+
+def _line(fences: Sequence[Fence], name: str) -> set[str]:
+    """The fence of this name and its forerunners, as far as they stand here: the run was theirs in turn."""
+    before = {fence.name: fence.before for fence in fences}
+    line: set[str] = set()
+    while name in before and name not in line:
+        line.add(name)
+        name = before[name]
+    return line
 
 
 def destination(fences: Sequence[Fence], verdicts: Verdicts, owner: str, time: int) -> str:

@@ -175,9 +175,14 @@ class RunFolder:
 
     def append(self, segment: str, record: Record) -> None:
         """Add a record of another run's journal under the name of its segment, and so of its writer."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with os.fdopen(os.open(self.path / segment, flags, _PRIVATE_FILE), "ab") as file:
-            file.write(encode(record))
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        with os.fdopen(os.open(self.path / segment, flags, _PRIVATE_FILE), "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            # A full disk may have torn what was written last: it must not spoil this line.
+            torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+            file.write(b"\n" * torn + encode(record))
+            file.flush()
+            os.fsync(file.fileno())
 
     def take_file(self, name: str, other: RunFolder) -> None:
         """Have the file of another run as well."""

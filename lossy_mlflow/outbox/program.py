@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import logging
 import re
 import sys
@@ -206,12 +205,14 @@ def _end_active_runs() -> None:
 _lock = threading.Lock()
 
 
-@functools.cache
-def _outbox(folder: Path, uri: str) -> Outbox:  # noqa: ARG001 (another folder is another outbox)
-    return Outbox(uri)
+# By their folders: whoever knows a server by its plain address alone gets the one that has its credentials.
+_outboxes: dict[Path, Outbox] = {}
 
 
 def outbox_for(uri: str) -> Outbox:
     """The process's outbox for the server that `uri` names, with or without `outbox+`."""
+    folder = ServerFolder.of(uri).path
     with _lock:
-        return _outbox(ServerFolder.of(uri).path, uri if uri.startswith(PREFIX) else PREFIX + uri)
+        if folder not in _outboxes:
+            _outboxes[folder] = Outbox(uri if uri.startswith(PREFIX) else PREFIX + uri)
+        return _outboxes[folder]

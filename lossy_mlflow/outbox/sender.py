@@ -16,12 +16,14 @@ from pathlib import Path
 
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.outbox.address import server_uri
-from lossy_mlflow.outbox.api import Api, WaitingError
+from lossy_mlflow.outbox.api import Api, ExistsError, MissingError, RefusedError, WaitingError
 from lossy_mlflow.outbox.claim import claim, release, sender_file
-from lossy_mlflow.outbox.deliver import RunDelivery, must_be_closed
+from lossy_mlflow.outbox.deliver import RunDelivery, owner_that_died
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.journal import Journal, now_ms
+from lossy_mlflow.outbox.journal import now_ms
 from lossy_mlflow.outbox.owner import Owner, read_owner, this_process
+from lossy_mlflow.outbox.records import Record
+from lossy_mlflow.outbox.start import something_waits
 
 DIED = "The process died before it could end the run (kill -9, out of memory, or os._exit)."
 _TURN_S = 0.5
@@ -41,7 +43,6 @@ class Sender:
         self._deliveries: dict[Path, RunDelivery] = {}
         self._done: set[Path] = set()
         self._try_run_at: dict[Path, float] = {}
-        self._journals: dict[Path, Journal] = {}
         self._judged: dict[Path, list[tuple[int, bool | None]]] = {}
 
     def turn(self) -> tuple[bool, bool]:
@@ -52,7 +53,9 @@ class Sender:
         waits = alive = False
         for run in self._folder.runs():
             if run.path in self._done:
-                continue
+                if not something_waits(run, self._uri):
+                    continue
+                self._done.discard(run.path)
             living = self._somebody_writes(run)
             alive = alive or living
             if self._deliver(run, last=not living):
@@ -86,8 +89,9 @@ class Sender:
                 raise
             self._try_run_at[run.path] = now + _LONGEST_WAIT_S
             return True
-        except (OSError, LossyError):
-            # A disk that can't take the note of what was delivered, or a folder of a newer version: not the others' fault.
+        except (OSError, LossyError, RefusedError, MissingError, ExistsError):
+            # A disk that can't take the note of what was delivered, a folder of a newer version, a run that somebody removes at
+            # this moment: not the others' fault.
             self._try_run_at[run.path] = now + _LONGEST_WAIT_S
             return True
 
@@ -98,15 +102,18 @@ class Sender:
         if segments and not any(lives is False for _, lives in facts):
             return
         if self._judged.get(run.path) != facts:
-            if must_be_closed(run, self._uri, _lives):
-                self._close(run)
+            if owner := owner_that_died(run, self._uri, _lives):
+                self._close(run, owner)
             self._judged[run.path] = facts
 
-    def _close(self, run: RunFolder) -> None:
-        journal = self._journals.setdefault(run.path, Journal(run, None))
-        journal.append("tags", [["state_reason", DIED]])
-        journal.append("state", {"status": "FAILED", "end_time": now_ms()})
-        journal.keep()
+    def _close(self, run: RunFolder, owner: str) -> None:
+        """In the dead one's name: where another machine has taken the run up meanwhile, it goes where all goes that he logged."""
+        now = now_ms()
+        for record in (
+            Record(now, "tags", [["state_reason", DIED]]),
+            Record(now, "state", {"status": "FAILED", "end_time": now}),
+        ):
+            run.append(f"{owner}.closed.log", record)
 
     def remove_old(self) -> None:
         """Remove what was delivered a week ago; until then a server that was restored from a backup can have it again."""

@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS
+from lossy_mlflow.outbox.target import KEY_TAG
 from lossy_mlflow.tracking.identity import ENDED_STATES, HEARTBEAT_LIMIT_S, OPEN_STATES
 from lossy_mlflow.tracking.runs import search_all_runs
 from lossy_mlflow.tracking.tags import number
@@ -33,6 +34,8 @@ class OpenRun:
     owner: str
     attempt: str
     last_sign: float
+    # The name under which the run is locked where it was started while the server was away.
+    outbox_key: str = ""
 
     @property
     def host(self) -> str:
@@ -91,6 +94,7 @@ def open_run(run: Run) -> OpenRun:
         begun=_begun(run),
         owner=tags.get("owner", ""),
         attempt=tags.get("attempt", ""),
+        outbox_key=tags.get(KEY_TAG, ""),
         last_sign=number(tags, "heartbeat") or run.info.start_time / 1000,
     )
 

@@ -78,7 +78,8 @@ def _close(
         is_here = found.owner == here
         if is_here:
             try:
-                held.enter_context(run_lock(run_id))
+                for name in {run_id, found.outbox_key} - {""}:
+                    held.enter_context(run_lock(name))
             except ConflictError:
                 return None
         # Read again: it may have been taken up since it was found, here too.

@@ -19,6 +19,8 @@ def test_a_first_attempt_takes_the_run_and_its_own_successor_goes_on() -> None:
     assert judge([first, second], verdicts, "a", "key") == ({"a": "", "b": ""}, "b")
     # Both were made while the server was away.
     assert judge([first, second], {}, "", "key") == ({"a": "", "b": ""}, "b")
+    # The same, with the tag set already: by another sender, or before a crash kept the verdicts from being written down.
+    assert judge([first, second], {}, "b", "key") == ({"a": "", "b": ""}, "b")
 
 
 def test_who_comes_too_late_gets_a_run_of_its_own_and_so_do_its_successors() -> None:

@@ -138,16 +138,17 @@ def test_what_another_machine_has_taken_up_meanwhile_is_not_mixed_with_it(
             )
             assert other.poll() is None, other.communicate()
             time.sleep(5)
-            place.proxy.mode = "pass"
-            # Its next heartbeat tells it that it is not the one any more.
-            _, error = process.communicate(timeout=90)
-            assert process.returncode == 4, error
-            assert "was taken up on" in error
             other.send_signal(signal.SIGTERM)
             _, error = other.communicate(timeout=60)
             assert other.returncode == 143, error
+        place.proxy.mode = "pass"
+        # Its next heartbeat tells it that it is not the one any more.
+        _, error = process.communicate(timeout=90)
+        assert process.returncode == 4, error
+        assert "was taken up on" in error
     place.wait_until_delivered(120)
-    wait_for(lambda: place.client.get_run(run.info.run_id).info.status == "KILLED", 60, "the taker's end")
+    wait_for(lambda: not place.senders(), 60, "the sender's end")
+    assert place.client.get_run(run.info.run_id).info.status == "KILLED"
     steps = [step for step, _ in place.points(run.info.run_id, "val_loss")]
     assert steps == list(range(1, len(steps) + 1))
     (apart,) = [item for item in place.on_server(label) if item.data.tags.get("same_as") == run.info.run_id]
