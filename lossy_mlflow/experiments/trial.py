@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lossy_mlflow.errors import UsageError
+from lossy_mlflow.experiments.nowhere import logged_nowhere
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.models import Autoencoder, Trainable, build_model, decode, decoder_of
 from lossy_mlflow.training import (
@@ -47,7 +48,7 @@ def check_model(
     """
     who = f"The model {tree.model_name!r}"
     _check_parts(who, model, tree)
-    with _random_numbers_kept(), seeded(derived_seed(settings.seed, "trial"), device):
+    with logged_nowhere(), _random_numbers_kept(), seeded(derived_seed(settings.seed, "trial"), device):
         with seeded(settings.seed):
             other = build_model(tree)
         if _share_tensors(model, other):

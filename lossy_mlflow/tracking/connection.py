@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import errno
 import logging
+import os
 import re
 import shlex
 import sqlite3
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UnreachableError, UsageError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lossy_mlflow")
 
 _ANSWER_WITHIN_S = 10
+_VARIABLE = "MLFLOW_TRACKING_URI"
 _HTTP = ("http://", "https://")
 _ADDRESSES = (
     "MLFLOW_TRACKING_URI is one like http://HOST:PORT, https://HOST, outbox+https://HOST, sqlite:////ABSOLUTE/PATH/mlflow.db;"
@@ -108,11 +110,27 @@ def connected_for_logging() -> Iterator[Connection]:
             "%s Training goes on without it: what is logged waits on this machine (lossy outbox status).",
             error.what,
         )
-    mlflow.set_tracking_uri(PREFIX + uri)
-    try:
+    with tracking_to(PREFIX + uri):
         yield Connection(mlflow.MlflowClient(), uri, offset, outbox_for(uri), answers)
+
+
+@contextmanager
+def tracking_to(uri: str) -> Iterator[None]:
+    """MLflow's own tracking URI is `uri` within the block. After it that is again what it was, whoever had set it."""
+    import mlflow
+    from mlflow.tracking._tracking_service import utils
+
+    set_by_call: Any = utils._tracking_uri
+    in_environment = os.environ.get(_VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(set_by_call)
+        if in_environment is not None:
+            os.environ[_VARIABLE] = in_environment
+        else:
+            os.environ.pop(_VARIABLE, None)
 
 
 def sqlite_file(uri: str) -> Path | None:

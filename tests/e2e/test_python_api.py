@@ -145,14 +145,18 @@ def test_a_model_that_raises_ends_its_run_as_failed_with_the_reason(here: Workpl
             super().__init__()
             self.net = nn.Linear(2, 64)
             self.x_logvar = torch.zeros(())
+            self.batches = 0
 
         def decode(self, z: torch.Tensor) -> torch.Tensor:
             return self.net(z)
 
         def loss(
-            self, _batch: torch.Tensor, _generator: torch.Generator
+            self, batch: torch.Tensor, _generator: torch.Generator
         ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            raise RuntimeError("no such luck at http://me:secret@host/x")
+            self.batches += 1
+            if self.batches > 5:
+                raise RuntimeError("no such luck at http://me:secret@host/x")
+            return (self.net(batch[:, :2]) - batch).square().sum(1).mean(), {}
 
     @lossy_mlflow.register_hparams
     def broken_digits() -> lossy_mlflow.Hparam:

@@ -90,7 +90,8 @@ def test_what_died_with_its_watcher_is_closed_by_the_next_command_there(
     done = workplace.lossy("runs", "list")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if run_id in line]
-    assert line.startswith(f"{label}  train  FAILED")
+    assert line.split()[-1] == run_id
+    assert " FAILED " in line.removeprefix(label)
     assert f"{label} {run_id} closed: its process on" in done.stderr
     assert "closed by reconcile: its process on" in store.get_run(run_id).data.tags["state_reason"]
     again = workplace.lossy("runs", "reconcile")
