@@ -109,6 +109,10 @@ class RunDelivery:
     def _deliver_again_if_missing(self, last: bool) -> None:
         try:
             self._deliver(last)
+        except WaitingError as error:
+            if error.everything or not self._is_another_by_now():
+                raise
+            self._deliver(last)
         except MissingError:
             # The server was restored from a backup, or somebody purged the run: it is made again, with all there was.
             self._delivered.forget()
@@ -117,6 +121,13 @@ class RunDelivery:
                 self._deliver(last)
             except MissingError as error:
                 raise WaitingError(f"the server doesn't know it: {error}") from error
+
+    def _is_another_by_now(self) -> bool:
+        """Whether the run that was found is one of several that racing senders made, and another sender has soft-deleted it."""
+        if self._target is None:
+            return False
+        before, self._target = self._target.run_id, None
+        return self.resolve().run_id != before
 
     def _deliver(self, last: bool) -> None:
         if self._target is not None and not something_waits(self._folder, self._uri):

@@ -92,8 +92,10 @@ def test_what_died_with_its_watcher_is_closed_by_the_next_command_there(
     (line,) = [line for line in done.stdout.splitlines() if run_id in line]
     assert line.split()[-1] == run_id
     assert " FAILED " in line.removeprefix(label)
-    assert f"{label} {run_id} closed: its process on" in done.stderr
-    assert "closed by reconcile: its process on" in store.get_run(run_id).data.tags["state_reason"]
+    # By the command itself, or by the outbox's sender, which it has started.
+    assert "died" in store.get_run(run_id).data.tags["state_reason"]
+    if "MLFLOW_TRACKING_URI" not in workplace.environment:
+        assert f"{label} {run_id} closed: its process on" in done.stderr
     again = workplace.lossy("runs", "reconcile")
     assert (again.returncode, run_id in again.stdout, again.stderr) == (0, False, "")
 
