@@ -48,7 +48,7 @@ def check_model(
     """
     who = f"The model {tree.model_name!r}"
     _check_parts(who, model, tree)
-    with logged_nowhere(), _random_numbers_kept(), seeded(derived_seed(settings.seed, "trial"), device):
+    with _random_numbers_kept(), logged_nowhere(), seeded(derived_seed(settings.seed, "trial"), device):
         with seeded(settings.seed):
             other = build_model(tree)
         if _share_tensors(model, other):
