@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,16 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     set_registry.set_names()
     monkeypatch.setattr(set_registry, "_sets", dict(set_registry._sets))
     monkeypatch.setattr(model_registry, "_registered", dict(model_registry._registered))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first true value of `condition`; fails the test where there is none within `seconds`."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    pytest.fail(f"not within {seconds} s: {what}")
 
 
 class Workplace:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -130,7 +130,8 @@ def _make_version(
     epoch, val_loss = arguments["epoch"], arguments["val_loss"]
     # In this order the UI shows them: what a person looks for first.
     tags = {"epoch": str(epoch), "val_loss": repr(val_loss), **arguments["tags"]}
-    logged = _logged_model(client, run_id, epoch, tags)
+    run = client.get_run(run_id)
+    logged = _logged_model(client, run, epoch, tags)
     if logged.status != LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch, "model")
@@ -148,11 +149,9 @@ def _make_version(
         # Before it is READY: whoever finds it so makes the version from its tags.
         client.set_logged_model_tags(logged.model_id, digests)
         logged = client.finalize_logged_model(logged.model_id, "READY")
-    outputs = client.get_run(run_id).outputs
-    if logged.model_id not in {item.model_id for item in (outputs.model_outputs if outputs else [])}:
-        client.log_outputs(
-            run_id, [LoggedModelOutput(logged.model_id, epoch)]
-        )  # MLflow refuses to do that twice
+    # MLflow refuses to do that twice.
+    if logged.model_id not in {item.model_id for item in (run.outputs.model_outputs if run.outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, epoch)])
     digests = {key: logged.tags[key] for key in ("weights_sha256", "files_sha256")}
     version = client.create_model_version(
         arguments["name"],
@@ -168,9 +167,9 @@ def _make_version(
     return version
 
 
-def _logged_model(client: MlflowClient, run_id: str, epoch: int, tags: Mapping[str, str]) -> LoggedModel:
+def _logged_model(client: MlflowClient, run: Run, epoch: int, tags: Mapping[str, str]) -> LoggedModel:
     """The one that holds the files of that epoch: what a crash has left half done is completed, not doubled."""
-    experiment_id, name = client.get_run(run_id).info.experiment_id, f"decoder-epoch-{epoch}"
+    run_id, experiment_id, name = run.info.run_id, run.info.experiment_id, f"decoder-epoch-{epoch}"
     wanted = f"source_run_id = '{run_id}' AND name = '{name}'"
     found = client.search_logged_models([experiment_id], wanted)
     if found:

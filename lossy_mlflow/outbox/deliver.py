@@ -385,9 +385,8 @@ class RunDelivery:
     def _carry_out_calls(self) -> bool:
         """Whether some are left."""
         names = []
-        for call in self._folder.waiting_calls(self._uri):
-            if call.name in self._delivered.calls:  # a disk that is full doesn't keep the note
-                continue
+        # What was done is known here, also where a disk that is full doesn't keep the note.
+        for call in self._folder.calls(self._delivered.calls):
             if to := self._destination(call.owner, call.time):
                 self._diverted(to).take_call(call, self._folder)
                 self._delivered.calls.append(call.name)

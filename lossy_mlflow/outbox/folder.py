@@ -206,9 +206,12 @@ class RunFolder:
         content = asdict(call)
         write_whole(self.path / "calls" / f"{content.pop('name')}.json", content, durable=True)
 
-    def calls(self) -> list[Call]:
-        """Its deferred calls, the oldest first."""
-        return self._read_calls(done=())
+    def calls(self, done: Collection[str] = ()) -> list[Call]:
+        """Its deferred calls, the oldest first. Those that are `done` aren't read: it is looked at twice a second."""
+        paths = [path for path in (self.path / "calls").glob("[!.]*.json") if path.stem not in done]
+        found = [(path.stem, read_json(path)) for path in paths]
+        calls = [Call(name=name, **content) for name, content in found if content]
+        return sorted(calls, key=lambda call: call.time)
 
     def add_fence(self, fence: Fence) -> None:
         make_private_folder(self.path / "fences")
@@ -221,14 +224,7 @@ class RunFolder:
 
     def waiting_calls(self, uri: str) -> list[Call]:
         """Those that were not carried out with this server."""
-        return self._read_calls(self.delivered(uri).calls)
-
-    def _read_calls(self, done: Collection[str]) -> list[Call]:
-        # Looked at twice a second: what is done isn't read again.
-        paths = [path for path in (self.path / "calls").glob("[!.]*.json") if path.stem not in done]
-        found = [(path.stem, read_json(path)) for path in paths]
-        calls = [Call(name=name, **content) for name, content in found if content]
-        return sorted(calls, key=lambda call: call.time)
+        return self.calls(self.delivered(uri).calls)
 
     def delivered(self, uri: str) -> Delivered:
         path = self._delivered_path(uri)
@@ -282,7 +278,7 @@ class RunFolder:
             for end, record in segment.read(state.reached(segment.name))[0]:
                 if record.kind != "closed" and end > (files if record.kind == "artifact" else values):
                     found.append(record)
-        return found + [Record(call.time, "call", call.function) for call in self._read_calls(state.calls)]
+        return found + [Record(call.time, "call", call.function) for call in self.calls(state.calls)]
 
     def view(self, offsets: Mapping[str, int] | None = None) -> RunView:
         """What its records, behind `offsets`, add up to."""

@@ -8,6 +8,9 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+# What a run says whose process died.
+DIED = "The process died before it could end the run (kill -9, out of memory, or os._exit)."
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:

@@ -21,11 +21,10 @@ from lossy_mlflow.outbox.claim import claim, release, sender_file
 from lossy_mlflow.outbox.deliver import RunDelivery, owner_that_died
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.journal import now_ms
-from lossy_mlflow.outbox.owner import Owner, read_owner, this_process
+from lossy_mlflow.outbox.owner import DIED, Owner, read_owner, this_process
 from lossy_mlflow.outbox.records import Record
 from lossy_mlflow.outbox.start import something_waits
 
-DIED = "The process died before it could end the run (kill -9, out of memory, or os._exit)."
 _TURN_S = 0.5
 _IDLE_TURNS = 6
 _LONGEST_WAIT_S = 30.0

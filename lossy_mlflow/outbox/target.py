@@ -53,18 +53,16 @@ def _by_name(api: Api, name: str) -> dict[str, Any]:
 
 def get_run(api: Api, run_id: str) -> Target:
     """Raises MissingError for a run that the server doesn't know, WaitingError for one that somebody has deleted."""
-    info = api.get("runs/get", {"run_id": run_id})["run"]["info"]
-    return _target(info)
+    return _target(_run(api, run_id)["info"])
 
 
 def tags_of_run(api: Api, run_id: str) -> dict[str, str]:
-    found = api.get("runs/get", {"run_id": run_id})["run"]
-    return {tag["key"]: tag["value"] for tag in found.get("data", {}).get("tags", [])}
+    return _tags(_run(api, run_id))
 
 
 def model_outputs_of_run(api: Api, run_id: str) -> set[str]:
-    found = api.get("runs/get", {"run_id": run_id})["run"]
-    return {str(item["model_id"]) for item in found.get("outputs", {}).get("model_outputs", [])}
+    outputs = _run(api, run_id).get("outputs", {}).get("model_outputs", [])
+    return {str(item["model_id"]) for item in outputs}
 
 
 def superseded_definition(api: Api, target: Target, definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,10 +70,9 @@ def superseded_definition(api: Api, target: Target, definition: Mapping[str, Any
 
     Its tag `same_as` names it.
     """
-    found = api.get("runs/get", {"run_id": target.run_id})["run"]
+    found = _run(api, target.run_id)
     info = found["info"]
-    tags = {tag["key"]: tag["value"] for tag in found.get("data", {}).get("tags", [])}
-    tags = {key: value for key, value in tags.items() if key != KEY_TAG} | {"same_as": target.run_id}
+    tags = {key: value for key, value in _tags(found).items() if key != KEY_TAG} | {"same_as": target.run_id}
     known = {key: definition[key] for key in ("experiment_name",) if key in definition}
     return known | {
         "experiment_id": target.experiment_id,
@@ -125,6 +122,15 @@ def find_or_create_run(api: Api, key: str, experiment_id: str, definition: Mappi
     if found is None:
         raise WaitingError("the server has made the run, but doesn't find it yet")
     return found
+
+
+def _run(api: Api, run_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = api.get("runs/get", {"run_id": run_id})["run"]
+    return found
+
+
+def _tags(run: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in run.get("data", {}).get("tags", [])}
 
 
 def _target(info: Mapping[str, Any]) -> Target:

@@ -2,7 +2,7 @@
 
 It waits at a pipe whose other end only the training holds: the kernel closes that end however the training ends (kill -9,
 out of memory, os._exit). A training that has ended its run by its own hand writes a word first; one that can't, since what it
-needs for that is half loaded, writes what the run should say. Until then nothing but the standard library is loaded.
+needs for that is half loaded, writes what the run should say. Until then it loads little more than the standard library.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import time
 from types import TracebackType
 from typing import Self
 
+from lossy_mlflow.outbox.owner import DIED
+
 _ENDED = b"ended\n"
 _TRY_AGAIN_AFTER_S = 30
 _TRIES = 120
 _WAIT_FOR_IT_S = 20
-REASON = "The process died before it could end the run (kill -9, out of memory, or os._exit)."
 
 
 class Watcher:
@@ -78,7 +79,7 @@ def main() -> None:
     last_word = sys.stdin.buffer.readline()
     if last_word == _ENDED:
         return
-    state, reason = json.loads(last_word) if last_word else ("FAILED", REASON)
+    state, reason = json.loads(last_word) if last_word else ("FAILED", DIED)
     for _ in range(_TRIES):
         try:
             _close(run_id, attempt, state, reason)

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import ROOT, Workplace
+from tests.conftest import ROOT, Workplace, wait_for
 
 ENDLESS = ("--set", "model_train.epochs=100000")
-
-
-def _wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    return pytest.fail(f"not within {seconds} s: {what}")
 
 
 def _runs(client: Any) -> list[Any]:
@@ -58,10 +48,10 @@ def store(workplace: Workplace, request: pytest.FixtureRequest) -> Any:
 
 def test_a_notice_of_pre_emption_ends_the_run_as_killed(workplace: Workplace, store: Any) -> None:
     process = workplace.start("train", "vae10_digits", "--e-name", "notice", *ENDLESS)
-    run = _wait_for(lambda: _trains(store, "vae10_digits_notice"), 120, "an epoch")
+    run = wait_for(lambda: _trains(store, "vae10_digits_notice"), 120, "an epoch")
     process.send_signal(signal.SIGUSR1)
     run_id = run.info.run_id
-    _wait_for(lambda: store.get_run(run_id).info.status != "RUNNING", 5, "the end of the run")
+    wait_for(lambda: store.get_run(run_id).info.status != "RUNNING", 5, "the end of the run")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, err
     run = store.get_run(run_id)
@@ -75,7 +65,7 @@ def test_what_died_with_its_watcher_is_closed_by_the_next_command_there(
 ) -> None:
     label = "vae10_digits_power cut"
     process = workplace.start("train", "vae10_digits", "--e-name", "power cut", *ENDLESS)
-    run_id = _wait_for(lambda: _trains(store, label), 120, "an epoch").info.run_id
+    run_id = wait_for(lambda: _trains(store, label), 120, "an epoch").info.run_id
     trainer = psutil.Process(process.pid)
     for member in [*trainer.children(recursive=True), trainer]:
         member.kill()
@@ -147,7 +137,7 @@ def test_a_model_that_breaks_its_training_ends_the_run_as_failed(
     )
     assert done.returncode == code, done.stderr
     (run,) = _runs(client)
-    _wait_for(lambda: client.get_run(run.info.run_id).info.status != "RUNNING", 30, "the end of the run")
+    wait_for(lambda: client.get_run(run.info.run_id).info.status != "RUNNING", 30, "the end of the run")
     run = client.get_run(run.info.run_id)
     assert run.info.status == "FAILED"
     assert reason in run.data.tags["state_reason"]
@@ -194,17 +184,17 @@ def test_what_stops_mlflow_run_stops_the_training(workplace: Workplace, client: 
     def entry_point() -> Any:
         return [child for child in mlflow_run.children() if "lossy_mlflow.cli.project" in child.cmdline()]
 
-    (trainer,) = _wait_for(entry_point, 120, "the entry point")
+    (trainer,) = wait_for(entry_point, 120, "the entry point")
     if begun:
-        run_id = _wait_for(lambda: _trains(client, "vae10_digits"), 120, "an epoch").info.run_id
+        run_id = wait_for(lambda: _trains(client, "vae10_digits"), 120, "an epoch").info.run_id
     else:
         # It has said its first word to the kernel, and none yet to the server.
-        _wait_for(lambda: trainer.num_threads() > 1, 60, "the watch over `mlflow run`")
+        wait_for(lambda: trainer.num_threads() > 1, 60, "the watch over `mlflow run`")
         (run,) = _runs(client)
         run_id = run.info.run_id
     family = [trainer, *trainer.children(recursive=True)]
     process.send_signal(signal.SIGTERM)
-    _wait_for(lambda: client.get_run(run_id).info.status != "RUNNING", 30, "the end of the run")
+    wait_for(lambda: client.get_run(run_id).info.status != "RUNNING", 30, "the end of the run")
     run = client.get_run(run_id)
     assert "SIGTERM" in run.data.tags["state_reason"], process.communicate(timeout=60)[0]
     assert run.info.status == "KILLED"

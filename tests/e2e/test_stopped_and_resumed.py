@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.conftest import Workplace
+from tests.conftest import Workplace, wait_for
 
 LONG = ("--set", "model_train.epochs=40", "--set", "checkpointing_freq=5", "--set", "start_checkpointing=5")
-
-
-def _wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    for _ in range(int(seconds / 0.1)):
-        if condition():
-            return
-        time.sleep(0.1)
-    pytest.fail(f"not within {seconds} s: {what}")
 
 
 def _runs(client: Any) -> list[Any]:
@@ -44,14 +35,14 @@ def test_the_run_says_how_it_ended_and_resumes_bit_for_bit(
 ) -> None:
     whole = workplace.json("train", "vae10_digits", "--e-name", "whole", *LONG)
     process = workplace.start("train", "vae10_digits", *LONG)
-    _wait_for(
+    wait_for(
         lambda: len(_runs(client)) == 2 and all("training_state" in r.data.tags for r in _runs(client)),
         60,
         "a state",
     )
     process.send_signal(number)
     (run_id,) = [run.info.run_id for run in _runs(client) if run.info.run_id != whole["run_id"]]
-    _wait_for(lambda: client.get_run(run_id).info.status != "RUNNING", within, "the end of the run")
+    wait_for(lambda: client.get_run(run_id).info.status != "RUNNING", within, "the end of the run")
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     stopped = client.get_run(run_id)
@@ -82,7 +73,7 @@ def test_the_run_says_how_it_ended_and_resumes_bit_for_bit(
 def test_a_label_is_trained_once_at_a_time(workplace: Workplace, client: Any) -> None:
     process = workplace.start("train", "vae10_digits", "--set", "model_train.epochs=100000")
     try:
-        _wait_for(lambda: bool(_runs(client)), 60, "a run")
+        wait_for(lambda: bool(_runs(client)), 60, "a run")
         for words in ([], ["--overwrite"]):
             refused = workplace.lossy("train", "vae10_digits", "--set", "model_train.epochs=100000", *words)
             assert refused.returncode == 4

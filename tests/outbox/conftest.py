@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,8 @@ from mlflow import MlflowClient
 
 from lossy_mlflow.outbox.books import OutboxRun, list_outbox
 from lossy_mlflow.outbox.owner import read_owner
-from tests.conftest import Workplace
+from tests.conftest import Workplace, wait_for
 from tests.outbox.proxy import Proxy
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of `condition`; fails the test where there is none within `seconds`."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        time.sleep(0.1)
-    pytest.fail(f"not within {seconds} s: {what}")
 
 
 class OutboxPlace:

@@ -12,8 +12,8 @@ from typing import Any
 
 import requests
 
-from tests.conftest import start_mlflow_server
-from tests.outbox.conftest import OutboxPlace, wait_for
+from tests.conftest import start_mlflow_server, wait_for
+from tests.outbox.conftest import OutboxPlace
 
 OFFLINE = """
 import sys, mlflow

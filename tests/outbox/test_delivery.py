@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.outbox.conftest import OutboxPlace, wait_for
+from tests.conftest import wait_for
+from tests.outbox.conftest import OutboxPlace
 from tests.outbox.proxy import Mode
 
 CAMPAIGN = pytest.mark.campaign

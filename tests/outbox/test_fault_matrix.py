@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from tests.outbox.conftest import OutboxPlace, wait_for
+from tests.conftest import wait_for
+from tests.outbox.conftest import OutboxPlace
 from tests.outbox.proxy import Mode
 
 SEEDS = 50

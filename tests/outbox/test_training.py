@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 
 from lossy_mlflow.checkpoints.publish import publish_deferred
 from lossy_mlflow.hparams import flatten, get_hparams
-from tests.conftest import Workplace
-from tests.outbox.conftest import OutboxPlace, wait_for
+from tests.conftest import Workplace, wait_for
+from tests.outbox.conftest import OutboxPlace
 
 SHORT = ("--set", "model_train.epochs=4", "--set", "checkpointing_freq=2", "--set", "start_checkpointing=0")
 LONG = ("--set", "model_train.epochs=100000", "--set", "checkpointing_freq=40")

@@ -9,10 +9,10 @@ import mlflow
 import pytest
 
 from lossy_mlflow.errors import ConflictError, LossyError
+from lossy_mlflow.outbox.owner import DIED
 from lossy_mlflow.tracking.connection import Connection, without_password
 from lossy_mlflow.tracking.ownership import label_lock, lock_domain, run_lock
 from lossy_mlflow.tracking.session import Attempt, running
-from lossy_mlflow.tracking.watcher import REASON
 from tests.conftest import Workplace
 
 
@@ -129,4 +129,4 @@ def test_a_watcher_ends_the_run_of_its_own_attempt_alone(
     subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True, timeout=60)
     run = connection.client.get_run(run_id)
     assert run.info.status == state
-    assert run.data.tags.get("state_reason", "") == (REASON if state == "FAILED" else "")
+    assert run.data.tags.get("state_reason", "") == (DIED if state == "FAILED" else "")
