@@ -20,6 +20,7 @@ import requests
 
 from lossy_mlflow.hparams import registry as set_registry
 from lossy_mlflow.models import registry as model_registry
+from lossy_mlflow.outbox.owner import read_owner
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +63,19 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
             return value
         time.sleep(0.1)
     pytest.fail(f"not within {seconds} s: {what}")
+
+
+def senders(outbox: Path) -> list[psutil.Process]:
+    """The senders that are at work for this outbox."""
+    owners = [read_owner(path.read_text()) for path in outbox.glob("*/sender-*")]
+    return [psutil.Process(owner.pid) for owner in owners if owner and owner.lives()]
+
+
+def end_senders(outbox: Path) -> None:
+    """One whose server never comes back would go on for a day."""
+    for sender in senders(outbox):
+        sender.kill()
+        sender.wait(10)
 
 
 class Workplace:
@@ -111,13 +125,14 @@ class Workplace:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, migrated_database: Path) -> Workplace:
-    """A folder with an empty, migrated mlflow.db."""
+def workplace(tmp_path: Path, migrated_database: Path) -> Iterator[Workplace]:
+    """A folder with an empty, migrated mlflow.db. Senders that are at work for its outbox after the test end with it."""
     folder, home = tmp_path / "work", tmp_path / "home"
     folder.mkdir()
     home.mkdir()
     shutil.copy(migrated_database, folder / "mlflow.db")
-    return Workplace(folder, home)
+    yield Workplace(folder, home)
+    end_senders(home / "state" / "lossy_mlflow" / "outbox")
 
 
 @pytest.fixture

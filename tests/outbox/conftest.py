@@ -13,8 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from lossy_mlflow.outbox.books import OutboxRun, list_outbox
-from lossy_mlflow.outbox.owner import read_owner
-from tests.conftest import Workplace, wait_for
+from tests.conftest import Workplace, end_senders, senders, wait_for
 from tests.outbox.proxy import Proxy
 
 
@@ -60,12 +59,7 @@ class OutboxPlace:
 
     def senders(self) -> list[psutil.Process]:
         """The senders that are at work for this outbox."""
-        found = []
-        for path in self.root.glob("*/sender-*"):
-            owner = read_owner(path.read_text())
-            if owner and owner.lives():
-                found.append(psutil.Process(owner.pid))
-        return found
+        return senders(self.root)
 
     def wait_until_delivered(self, seconds: float = 60) -> None:
         wait_for(lambda: self.runs() and not any(run.waiting for run in self.runs()), seconds, "delivery")
@@ -85,9 +79,7 @@ def place(workplace: Workplace, mlflow_server: str) -> Iterator[OutboxPlace]:
     try:
         yield made
     finally:
-        for sender in made.senders():
-            sender.kill()
-            sender.wait(10)
+        end_senders(made.root)
         made.proxy.close()
 
 
