@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
-from tests.conftest import Workplace
+from tests.conftest import Workplace, start_mlflow_server
 
 CHROMIUM = shutil.which("chromium")
 SCREENSHOTS = os.environ.get("LOSSY_SCREENSHOTS")
@@ -63,23 +63,30 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of this file's own: what other tests train on the shared one would stand in its tables and charts."""
+    with start_mlflow_server(tmp_path_factory.mktemp("server")) as (uri, _):
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def trained(server: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("trained")
     workplace = Workplace(folder, folder / "home")
     done = workplace.run(
         *(sys.executable, "-c", TRAIN, json.dumps([SETS, OVERRIDES])),
-        env={"MLFLOW_TRACKING_URI": mlflow_server},
+        env={"MLFLOW_TRACKING_URI": server},
     )
     assert done.returncode == 0, done.stderr
-    client = MlflowClient(mlflow_server)
+    client = MlflowClient(server)
     ids = json.loads(done.stdout.splitlines()[-1])
     for run_id, colour in zip(ids.values(), COLOURS, strict=True):
         client.set_tag(run_id, "mlflow.runColor", colour)
     runs = {name: client.get_run(run_id) for name, run_id in ids.items()}
     experiment_id = client.get_experiment_by_name("vaes/digits").experiment_id
-    return Trained(mlflow_server, client, experiment_id, runs)
+    return Trained(server, client, experiment_id, runs)
 
 
 @pytest.fixture(scope="module")
