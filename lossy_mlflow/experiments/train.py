@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lossy_mlflow.errors import ConflictError, LossyError
+from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError
 from lossy_mlflow.experiments.request import EpochDone, Request
 from lossy_mlflow.hparams import Hparam, diff, get_hparams, hparams_sha256, run_label
 from lossy_mlflow.tracking.identity import Decision, Start, decide
@@ -148,7 +148,15 @@ def _refuse(connection: Connection, decision: Decision, label: str, tree: Hparam
     if decision.start is Start.OTHER_SET:
         raise ConflictError(f"The label {label} belongs to a run of the set {run.hparam_set!r}.", again)
     if decision.start is Start.OTHER_TREE:
-        changes = diff(hparams_of_run(connection.client, earlier[0]), tree)
+        try:
+            changes = diff(hparams_of_run(connection.client, earlier[0]), tree)
+        except NotFoundError as error:
+            raise ConflictError(f"{label} has a run with other hparams. {error.what}", again) from error
+        if not changes:
+            raise ConflictError(
+                f"{label} has a run with the same hparams, whose tag hparams_sha256 isn't theirs: somebody has edited it.",
+                again,
+            )
         lines = "".join(f"\n  {change}" for change in changes)
         raise ConflictError(f"{label} has a run with other hparams (there -> here):{lines}", again)
 

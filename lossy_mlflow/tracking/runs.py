@@ -18,7 +18,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.entities import PagedList
 from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT
 
-from lossy_mlflow.errors import ConflictError, UsageError
+from lossy_mlflow.errors import ConflictError, NotFoundError, UsageError
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS, Hparam, flatten, hparams_sha256, unflatten
 from lossy_mlflow.tracking.identity import KnownRun
 from lossy_mlflow.tracking.tags import number
@@ -126,7 +126,10 @@ def log_hparams(client: MlflowClient, run_id: str, tree: Hparam) -> None:
 
 
 def hparams_of_run(client: MlflowClient, run: Run) -> Hparam:
-    """The tree that a run was started from: from its params where they give it exactly, else from its artifact."""
+    """The tree that a run was started from: from its params where they give it exactly, else from its artifact.
+
+    Raises NotFoundError where that one is gone, or isn't what was stored.
+    """
     wanted = run.data.tags.get("hparams_sha256", "")
     params = {key: value for key, value in run.data.params.items() if key not in MLFLOW_RUN_PARAMETERS}
     try:
@@ -136,8 +139,20 @@ def hparams_of_run(client: MlflowClient, run: Run) -> Hparam:
     if hparams_sha256(tree) == wanted:
         return tree
     with tempfile.TemporaryDirectory() as folder:
-        file = artifacts_of(client, run.info.run_id).download_artifacts(_HPARAMS_FILE, folder)
-        return unflatten(json.loads(Path(file).read_text()))
+        artifacts = artifacts_of(client, run.info.run_id)
+        # Asked for first: what downloading a file that is gone raises is another thing for every kind of artifact store.
+        if _HPARAMS_FILE not in {item.path for item in artifacts.list_artifacts()}:
+            raise _unknown_hparams(run, "is gone")
+        file = artifacts.download_artifacts(_HPARAMS_FILE, folder)
+        try:
+            return unflatten(json.loads(Path(file).read_text()))
+        except (ValueError, AttributeError, UsageError) as error:
+            raise _unknown_hparams(run, "is damaged") from error
+
+
+def _unknown_hparams(run: Run, why: str) -> NotFoundError:
+    what = f"The hparams of the run {run.info.run_id} can't be read: its {_HPARAMS_FILE} {why}."
+    return NotFoundError(what, "Train anew: --overwrite")
 
 
 def _within_limit(value: str) -> str:

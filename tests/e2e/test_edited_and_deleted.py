@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lossy_mlflow.cli.app import app
-from lossy_mlflow.errors import LossyError
+from lossy_mlflow.errors import ConflictError, LossyError
 from tests.conftest import Workplace
 
 CODE = """
@@ -47,6 +47,11 @@ def _printed(output: str, begins: str) -> str:
     return line.removeprefix(begins).strip()
 
 
+def _artifact(client: Any, run_id: str, path: str) -> Path:
+    """Where the embedded default keeps it."""
+    return Path(client.get_run(run_id).info.artifact_uri.removeprefix("file://"), path)
+
+
 def test_edited_tags_stop_no_command_and_each_command_that_is_printed_works(
     here: Workplace, lossy: Callable[..., str], client: Any
 ) -> None:
@@ -77,6 +82,21 @@ def test_edited_tags_stop_no_command_and_each_command_that_is_printed_works(
     assert "Load it in Python" not in output
     anew = shlex.split(_printed(output, "Make versions anew"))
     assert anew[-3:] == ["--overwrite", "--user-code", "my sets.py"]
+
+    digest = client.get_run(first["run_id"]).data.tags["hparams_sha256"]
+    client.set_tag(first["run_id"], "hparams_sha256", "0" * 64)
+    with pytest.raises(ConflictError, match="the same hparams, whose tag hparams_sha256 isn't theirs"):
+        lossy("train", *words)
+    stored = _artifact(client, first["run_id"], "hparams.json")
+    text = stored.read_text()
+    for damaged in (text[:50], '["a list"]'):
+        stored.write_text(damaged)
+        with pytest.raises(ConflictError, match=r"its hparams\.json is damaged"):
+            lossy("train", *words)
+    stored.unlink()
+    with pytest.raises(ConflictError, match=r"its hparams\.json is gone"):
+        lossy("train", *words)
+    client.set_tag(first["run_id"], "hparams_sha256", digest)
 
     # Neither is a state that can't be read in the way of it.
     client.set_tag(first["run_id"], "training_state", "hello")
