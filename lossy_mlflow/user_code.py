@@ -78,10 +78,27 @@ def explained_user_code(doing: str) -> Iterator[None]:
     except LossyError:
         raise
     except (Exception, SystemExit) as error:
-        raise LossyError(
-            ": ".join(filter(None, [doing, _where(error), _what(error)])),
-            "Mend it; `lossy -v ...` shows its traceback.",
-        ) from error
+        raise _explained(doing, error) from error
+
+
+@contextmanager
+def explained_where_theirs(doing: str) -> Iterator[None]:
+    """As `explained_user_code`, where most code is ours: what comes from none of the user's own lines stays as it is."""
+    try:
+        yield
+    except LossyError:
+        raise
+    except (Exception, SystemExit) as error:
+        if not _where(error):
+            raise
+        raise _explained(doing, error) from error
+
+
+def _explained(doing: str, error: BaseException) -> LossyError:
+    return LossyError(
+        ": ".join(filter(None, [doing, _where(error), _what(error)])),
+        "Mend it; `lossy -v ...` shows its traceback.",
+    )
 
 
 def _imported_by_the_program(path: Path) -> bool:

@@ -12,12 +12,40 @@ import pytest
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.hparams import get_hparams
 from lossy_mlflow.user_code import load_user_code
+from tests.conftest import Workplace
 
 
 @pytest.fixture(autouse=True)
 def _path_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
+
+FAILS_LATER = """\
+from torch import nn
+from lossy_mlflow import register_hparams, register_model
+from lossy_mlflow.hparams.catalogue.digits import vae2_digits
+
+class Late(nn.Module):
+    def loss(self, batch, generator):
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps > 40:
+            {}["paint"]
+        return (self.net.bias - batch).square().mean(), {}
+    def decode(self, z):
+        return self.net(z), z.new_zeros(())
+
+@register_model("late")
+def late(hparams):
+    model = Late()
+    model.net = nn.Linear(hparams.model_train.z_size, hparams.dataset.input_vector_length)
+    return model
+
+@register_hparams
+def late_set():
+    tree = vae2_digits()
+    tree.model_name = "late"
+    return tree
+"""
 
 SET = """
 from lossy_mlflow import Hparam, register_hparams
@@ -91,6 +119,17 @@ def test_a_fault_beside_the_file_is_said_with_its_place(tmp_path: Path, text: st
     file.write_text("import faulty_beside\n")
     with pytest.raises(LossyError, match=rf"faulty_beside.py:{line}: "):
         load_user_code(str(file))
+
+
+def test_a_model_that_fails_in_mid_training_is_said_with_its_line(here: Workplace) -> None:
+    file = here.folder / "mine.py"
+    file.write_text(FAILS_LATER)
+    done = here.lossy("train", "late_set", "--user-code", str(file))
+    assert done.returncode == 1
+    assert f"The model 'late' fails in training: {file}:9: KeyError: 'paint'" in done.stderr
+    assert "Traceback" not in done.stderr
+    (run,) = here.json("runs", "list")
+    assert run["state"] == "FAILED"
 
 
 def test_verbose_shows_the_traceback_and_nothing_else_does(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lossy_mlflow.checkpoints.flavor import refuse_unloadable
 from lossy_mlflow.checkpoints.publish import Publication, Snapshot, publish
 from lossy_mlflow.data import Splits
 from lossy_mlflow.experiments.pictures import drawn_epochs, log_pictures
@@ -35,6 +36,7 @@ from lossy_mlflow.training import (
     state_tensors,
     train_epochs,
 )
+from lossy_mlflow.user_code import explained_where_theirs
 
 log = logging.getLogger("lossy_mlflow")
 
@@ -90,9 +92,10 @@ class Training:
         with AttemptRecords(self._client, self._run_id, self._request.user_code) as records:
             try:
                 self._records = records
-                self._begin()
-                self._loop()
-                self._finish()
+                with explained_where_theirs(f"The model {self._request.tree.model_name!r} fails in training"):
+                    self._begin()
+                    self._loop()
+                    self._finish()
             except Stopped:
                 self._metrics.flush()
                 self._attempt.must_be_current()
@@ -158,6 +161,9 @@ class Training:
         newest.state, newest.epoch = state_tensors(self._model, self._optimizer), result.epoch
         if result.val_loss < newest.best.val_loss:
             newest.best = Snapshot(result.epoch, result.val_loss, self._decoder_weights())
+            if result.epoch == 1:
+                # Not hours later, at the first version.
+                refuse_unloadable(newest.best.weights, self._request.tree)
 
     def _decoder_weights(self) -> dict[str, torch.Tensor]:
         state = decoder_of(self._model).state_dict()
