@@ -16,7 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.flavor import files_sha256, refuse_unloadable, save_model, weights_sha256
-from lossy_mlflow.checkpoints.retire import has_its_label, retire_earlier_runs
+from lossy_mlflow.checkpoints.retire import retire_earlier_runs, runs_if_label_is_its_own
 from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, versions_of_run
 from lossy_mlflow.hparams import Hparam, flatten, unflatten
 from lossy_mlflow.tracking.connection import Connection, connect
@@ -107,9 +107,9 @@ def _publish(connection: Connection, run_id: str, arguments: Mapping[str, Any], 
             # Two senders of one outbox, say: both then agree on the first.
             client.delete_model_version(name, made.version)
             log.info("epoch %d was published by another process as version %s", epoch, first.version)
-    if has_its_label(connection, name, run_id):
+    if runs := runs_if_label_is_its_own(connection, name, run_id):
         _set_aliases(client, run_id, name)
-        retire_earlier_runs(connection, name, run_id)
+        retire_earlier_runs(connection, name, runs)
 
 
 def _set_aliases(client: MlflowClient, run_id: str, name: str) -> None:

@@ -35,7 +35,6 @@ from lossy_mlflow.outbox.records import Record, RunView, decode, encode, fold
 
 FORMAT = 1
 _PRIVATE_FOLDER = 0o700
-_PRIVATE_FILE = 0o600
 # A run's key becomes a folder's name: what a program calls its run must not lead anywhere else.
 _SAFE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
@@ -44,11 +43,16 @@ def make_private_folder(path: Path) -> None:
     path.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
 
 
+def open_private(path: Path, flags: int) -> int:
+    """A descriptor of the file; one that this makes is the user's alone. Raises OSError."""
+    return os.open(path, flags | os.O_CREAT, 0o600)
+
+
 def write_whole(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
     """Replace the file at `path` by `content` as JSON, at once. `durable`: it is on the disk when this returns."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE), "w") as file:
+        with os.fdopen(open_private(aside, os.O_WRONLY | os.O_EXCL), "w") as file:
             json.dump(content, file, indent=1)
             if durable:
                 file.flush()
@@ -89,7 +93,6 @@ class Delivered:
 
     uri: str
     server_run_id: str = ""
-    experiment_id: str = ""
     offsets: dict[str, int] = field(default_factory=dict)
     file_offsets: dict[str, int] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -103,7 +106,7 @@ class Delivered:
 
     def forget(self) -> None:
         """The server has nothing of it: all is to be sent again."""
-        self.server_run_id, self.experiment_id, self.offsets, self.file_offsets = "", "", {}, {}
+        self.server_run_id, self.offsets, self.file_offsets = "", {}, {}
         self.calls, self.verdicts = [], {}
 
 
@@ -175,8 +178,7 @@ class RunFolder:
 
     def append(self, segment: str, record: Record) -> None:
         """Add a record of another run's journal under the name of its segment, and so of its writer."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-        with os.fdopen(os.open(self.path / segment, flags, _PRIVATE_FILE), "r+b") as file:
+        with os.fdopen(open_private(self.path / segment, os.O_RDWR | os.O_APPEND), "r+b") as file:
             end = file.seek(0, os.SEEK_END)
             # A full disk may have torn what was written last: it must not spoil this line.
             torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
@@ -246,8 +248,7 @@ class RunFolder:
     def refuse(self, entry: Mapping[str, Any]) -> None:
         """Set aside what the server refused for good."""
         line = json.dumps(entry) + "\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with os.fdopen(os.open(self.path / "refused.jsonl", flags, _PRIVATE_FILE), "a") as file:
+        with os.fdopen(open_private(self.path / "refused.jsonl", os.O_WRONLY | os.O_APPEND), "a") as file:
             file.write(line)
 
     def records(self, offsets: Mapping[str, int] | None = None) -> list[tuple[str, Record]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lossy_mlflow.outbox.fences import Fence
-from lossy_mlflow.outbox.folder import Call, RunFolder, make_private_folder, sync
+from lossy_mlflow.outbox.folder import Call, RunFolder, make_private_folder, open_private, sync
 from lossy_mlflow.outbox.owner import this_process
 from lossy_mlflow.outbox.records import Kind, Record, encode
 
@@ -195,12 +195,11 @@ class Journal:
             os.fsync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         while True:
             path = self.folder.path / f"{this_process()}.{self._number:06d}.log"
             self._number += 1
             try:
-                self._descriptor = os.open(path, flags, 0o600)
+                self._descriptor = open_private(path, os.O_WRONLY | os.O_EXCL | os.O_APPEND)
             except FileExistsError:  # this process has logged into the run before, through another journal
                 continue
             break
@@ -236,8 +235,7 @@ class Journal:
 
 
 def _copy_privately(source: Path, copy: Path) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with source.open("rb") as read, os.fdopen(os.open(copy, flags, 0o600), "wb") as written:
+    with source.open("rb") as read, os.fdopen(open_private(copy, os.O_WRONLY | os.O_EXCL), "wb") as written:
         shutil.copyfileobj(read, written, _COPY_BYTES)
 
 

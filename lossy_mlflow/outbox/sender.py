@@ -18,12 +18,10 @@ from lossy_mlflow.errors import LossyError
 from lossy_mlflow.outbox.address import server_uri
 from lossy_mlflow.outbox.api import Api, ExistsError, MissingError, RefusedError, WaitingError
 from lossy_mlflow.outbox.claim import claim, release, sender_file
-from lossy_mlflow.outbox.deliver import RunDelivery, owner_that_died
+from lossy_mlflow.outbox.deliver import RunDelivery
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.journal import now_ms
-from lossy_mlflow.outbox.owner import DIED, Owner, read_owner, this_process
-from lossy_mlflow.outbox.records import Record
 from lossy_mlflow.outbox.start import something_waits
+from lossy_mlflow.outbox.writers import close_as_failed, is_being_written, owner_that_died
 
 _TURN_S = 0.5
 _IDLE_TURNS = 6
@@ -55,7 +53,7 @@ class Sender:
                 if not something_waits(run, self._uri):
                     continue
                 self._done.discard(run.path)
-            living = self._somebody_writes(run)
+            living = is_being_written(run)
             alive = alive or living
             if self._deliver(run, last=not living):
                 waits = True
@@ -64,19 +62,13 @@ class Sender:
                 self._done.add(run.path)
         return waits, alive
 
-    def _somebody_writes(self, run: RunFolder) -> bool:
-        owners = [segment.owner for segment in run.segments()] or [
-            read_owner(str(run.definition().get("owner", "")))
-        ]
-        return any(_lives_elsewhere(owner) for owner in owners)
-
     def _deliver(self, run: RunFolder, *, last: bool) -> bool:
         """Whether something of the run waits still."""
         now = time.monotonic()
         if self._try_run_at.get(run.path, 0) > now:
             return True
         try:
-            if not run.segments() and self._somebody_writes(run):
+            if not run.segments() and is_being_written(run):
                 return True  # it is being created at this moment
             self._close_if_dead(run)
             delivery = self._deliveries.setdefault(
@@ -101,18 +93,9 @@ class Sender:
         if segments and not any(lives is False for _, lives in facts):
             return
         if self._judged.get(run.path) != facts:
-            if owner := owner_that_died(run, self._uri, _lives):
-                self._close(run, owner)
+            if owner := owner_that_died(run, self._uri):
+                close_as_failed(run, owner)
             self._judged[run.path] = facts
-
-    def _close(self, run: RunFolder, owner: str) -> None:
-        """In the dead one's name: where another machine has taken the run up meanwhile, it goes where all goes that he logged."""
-        now = now_ms()
-        for record in (
-            Record(now, "tags", [["state_reason", DIED]]),
-            Record(now, "state", {"status": "FAILED", "end_time": now}),
-        ):
-            run.append(f"{owner}.closed.log", record)
 
     def remove_old(self) -> None:
         """Remove what was delivered a week ago; until then a server that was restored from a backup can have it again."""
@@ -123,16 +106,6 @@ class Sender:
                     shutil.rmtree(path)
             except OSError:
                 continue
-
-
-def _lives_elsewhere(owner: Owner | None) -> bool:
-    """Another process, that is, than this sender, which writes a record itself where it closes a dead program's run."""
-    return owner is not None and owner != this_process() and owner.lives() is True
-
-
-def _lives(owner: str) -> bool | None:
-    found = read_owner(owner)
-    return found.lives() if found else None
 
 
 def main() -> None:

@@ -140,7 +140,7 @@ class OutboxStore(RestStore):
         try:
             self._outbox.folder.remember_id(target.run_id, folder.key)
             state = folder.delivered(self._outbox.uri)
-            state.server_run_id, state.experiment_id = target.run_id, target.experiment_id
+            state.server_run_id = target.run_id
             folder.save_delivered(state)
         except OSError:
             return None  # without these two files only the key leads to the run
