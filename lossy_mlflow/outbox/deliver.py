@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -355,19 +355,26 @@ class RunDelivery:
 
     def _deliver_files(self) -> None:
         while items := self._undelivered(files=True):
+            files = [item for item in items if item.record.kind == "artifact" and not item.to]
+            newest = fold([(item.segment, item.record) for item in files]).artifacts
             for item in items:
                 if item.record.kind == "artifact" and item.to:
                     self._diverted(item.to).take_file(item.record.content["file"], self._folder)
                     self._divert([item])
-                elif item.record.kind == "artifact":
+                elif (
+                    item.record.kind == "artifact"
+                    and newest[item.record.content["path"]] is item.record.content
+                ):
                     self._deliver_file(item.record.content)
                 self._delivered.file_offsets[item.segment] = item.end
                 if item.record.kind == "artifact":
                     self._save()
             self._save()
 
-    def _deliver_file(self, content: dict[str, Any]) -> None:
+    def _deliver_file(self, content: Mapping[str, Any]) -> None:
         path = self._folder.files / content["file"]
+        if not path.exists() and self._folder.is_superseded(content, self._delivered.verdicts):
+            return
         if not path.exists() or path.stat().st_size != content["size"]:
             raise WaitingError(f"the file {path} is not there, or not whole yet: copy the folder again")
         target = urlsplit(self.resolve().artifact_uri)
