@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -66,9 +67,10 @@ def ensure_registered_model(client: MlflowClient, name: str, description: str) -
 def publish(connection: Connection, run_id: str, publication: Publication, snapshot: Snapshot) -> None:
     """Make `snapshot` a version; by way of an outbox, if there is one: then it survives this process and its server's outage.
 
-    Raises UsageError where the model that the tree describes, built anew, can't take the snapshot's weights.
+    Raises UsageError where the model that the tree describes, built anew, can't take the snapshot's weights; OSError where a disk
+    is full: then nothing of it is kept.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     refuse_unloadable(snapshot.weights, publication.tree)
     arguments = {
@@ -79,13 +81,15 @@ def publish(connection: Connection, run_id: str, publication: Publication, snaps
         "val_loss": snapshot.val_loss,
         "tags": dict(publication.tags),
     }
+    # In memory, and not by save_file: of a full disk that one tells in an error of its own, without the system's number.
+    content = save(dict(snapshot.weights))
+    if connection.outbox:
+        connection.outbox.journal(run_id).defer(_DEFERRED, arguments, io.BytesIO(content))
+        return
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights.safetensors")
-        save_file(dict(snapshot.weights), weights)
-        if connection.outbox:
-            connection.outbox.journal(run_id).defer(_DEFERRED, arguments, weights)
-        else:
-            _publish(connection, run_id, arguments, weights)
+        weights.write_bytes(content)
+        _publish(connection, run_id, arguments, weights)
 
 
 def publish_deferred(run_id: str, arguments: dict[str, Any], weights: Path) -> None:

@@ -14,7 +14,7 @@ from lossy_mlflow.outbox.api import Api, MissingError, WaitingError
 from lossy_mlflow.outbox.calls import CallRunner
 from lossy_mlflow.outbox.destination import Destination
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.records import Record
+from lossy_mlflow.outbox.records import Record, fold
 from lossy_mlflow.outbox.start import something_waits
 from lossy_mlflow.outbox.upload import send_file
 from lossy_mlflow.outbox.values import BATCH, ENDED, send_values
@@ -145,12 +145,14 @@ class RunDelivery:
 
     def _deliver_files(self) -> None:
         while items := self._undelivered(self._to.delivered.file_offsets, count_damaged=False):
+            files = [item for item in items if item.record.kind == "artifact" and not item.to]
+            newest = fold([(item.segment, item.record) for item in files]).artifacts
             for item in items:
                 is_file = item.record.kind == "artifact"
                 if is_file and item.to:
                     self._to.folder_of(item.to).take_file(item.record.content["file"], self._folder)
                     self._divert([item])
-                elif is_file:
+                elif is_file and newest[item.record.content["path"]] is item.record.content:
                     send_file(self._to, item.record.content)
                 self._to.delivered.file_offsets[item.segment] = item.end
                 if is_file:

@@ -35,6 +35,8 @@ from lossy_mlflow.outbox.records import Record, RunView, decode, encode, fold
 
 FORMAT = 1
 _PRIVATE_FOLDER = 0o700
+# A program's first minutes: params, tags, some files.
+_ROOM_BYTES = 100_000
 # A run's key becomes a folder's name: what a program calls its run must not lead anywhere else.
 _SAFE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
@@ -59,7 +61,8 @@ def write_whole(path: Path, content: Mapping[str, Any], *, durable: bool = False
                 os.fsync(file.fileno())
         aside.replace(path)
     except OSError:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         raise
     if durable:
         sync(path.parent)
@@ -187,9 +190,9 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def take_file(self, name: str, other: RunFolder) -> None:
-        """Have the file of another run as well."""
+        """Have the file of another run as well; one that isn't there, superseded by a later one, isn't needed here either."""
         make_private_folder(self.files)
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
             (self.files / name).hardlink_to(other.files / name)
 
     def take_call(self, call: Call, other: RunFolder) -> None:
@@ -281,6 +284,11 @@ class RunFolder:
                     found.append(record)
         return found + [Record(call.time, "call", call.function) for call in self.calls(state.calls)]
 
+    def is_superseded(self, artifact: Mapping[str, Any], verdicts: Mapping[str, str]) -> bool:
+        """Whether the path of this artifact's record was logged again since: its writer may have removed the copy then."""
+        newest = fold(self.own_records(verdicts)).artifacts.get(artifact["path"])
+        return newest is not None and newest["file"] != artifact["file"]
+
     def view(self, offsets: Mapping[str, int] | None = None) -> RunView:
         """What its records, behind `offsets`, add up to."""
         return fold(self.records(offsets))
@@ -297,7 +305,7 @@ class ServerFolder:
         return cls(outbox_root() / short_name(uri))
 
     def prepare(self, uri: str) -> None:
-        """Make the folder, private to the user; raises OSError where that can't be."""
+        """Make the folder, private to the user; raises OSError where that can't be, or the disk is full."""
         for path in (
             self.path.parent,
             self.path,
@@ -310,6 +318,11 @@ class ServerFolder:
         if read_json(self.path / "server.json") is None:
             write_whole(self.path / "server.json", {"format": FORMAT, "uri": server_uri(uri)}, durable=True)
             sync(self.path.parent)
+        room = self.path / f".room.{uuid.uuid4().hex}"
+        try:
+            room.write_bytes(bytes(_ROOM_BYTES))
+        finally:
+            room.unlink(missing_ok=True)
 
     def uri(self) -> str | None:
         found = read_json(self.path / "server.json")

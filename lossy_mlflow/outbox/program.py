@@ -20,6 +20,7 @@ from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.journal import Journal, Journals
 from lossy_mlflow.outbox.records import Kind
 from lossy_mlflow.outbox.start import ensure_sender, something_waits
+from lossy_mlflow.outbox.unsaved import in_words
 
 T = TypeVar("T")
 ARTIFACT_SCHEME = "outbox-artifacts"
@@ -164,7 +165,9 @@ class Outbox:
         waiting = sum(len(run.waiting(self.uri)) for run in runs)
         states = [run.delivered(self.uri) for run in runs]
         refused = sum(state.refused for state in states)
-        lost = sum(journal.lost + journal.waiting_in_memory for journal in journals)
+        in_memory = sum(journal.waiting_in_memory for journal in journals)
+        lost = [name for journal in journals for name in journal.unsaved.names()]
+        lost += [f"{in_memory} values"] if in_memory else []
         words = []
         if waiting:
             why = next((state.error for state in states if state.error), "not delivered yet")
@@ -175,7 +178,7 @@ class Outbox:
         if refused:
             words.append(f"{refused} values were refused by the server for good; see: lossy outbox status")
         if lost:
-            words.append(f"{lost} records could not be written to {self.folder.path} and are lost")
+            words.append(f"could not be written to {self.folder.path} and is lost: {in_words(lost)}")
         return words
 
 

@@ -5,6 +5,7 @@ Whatever isn't overridden here asks the server directly, as MLflow's own store d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -234,7 +235,8 @@ class OutboxStore(RestStore):
 
     def _remembered(self, answer: Mapping[str, Any]) -> Experiment:
         found = Experiment.from_proto(parse(answer, GetExperiment.Response()).experiment)
-        self._outbox.folder.remember_experiment(found.experiment_id, {"experiment_name": found.name})
+        with contextlib.suppress(OSError):  # a disk that is full: then only the server can tell it again
+            self._outbox.folder.remember_experiment(found.experiment_id, {"experiment_name": found.name})
         return found
 
     def _experiment_definition(self, experiment_id: str) -> dict[str, Any]:

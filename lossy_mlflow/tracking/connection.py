@@ -11,7 +11,7 @@ import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,12 @@ class Connection:
         """The time by the server's clock, in seconds since 1970."""
         return time.time() + self.clock_offset_s
 
+    def keeping(self, run_id: str, what: str) -> AbstractContextManager[None]:
+        """For a block that stores `what` of the run: where a disk is full, a training by way of the outbox goes on (see
+        `outbox.unsaved`), any other ends.
+        """
+        return self.outbox.journal(run_id).unsaved.keeping(what) if self.outbox else nullcontext()
+
 
 def connect() -> Connection:
     """The server that MLflow's own settings name (MLFLOW_TRACKING_URI, else ./mlflow.db).
@@ -89,6 +95,8 @@ def connect() -> Connection:
 def connected_for_logging() -> Iterator[Connection]:
     """The same for a program that logs: to a server (http, https) by way of the outbox, also while the server doesn't answer.
 
+    Where the outbox can't be written at all, one line says so, and what is logged goes to the server directly.
+
     Within the block MLflow's own tracking URI is the outbox's, so that what a user's model logs goes the same way.
     """
     import mlflow
@@ -98,9 +106,21 @@ def connected_for_logging() -> Iterator[Connection]:
     if not uri.startswith(_HTTP):
         yield connect()
         return
+    from lossy_mlflow.outbox.folder import ServerFolder
     from lossy_mlflow.outbox.program import outbox_for
 
     _check_address(uri)
+    try:
+        ServerFolder.of(uri).prepare(uri)
+    except OSError as error:
+        log.warning(
+            "The outbox %s can't be written (%s): what is logged goes to the server directly, while that answers.",
+            ServerFolder.of(uri).path,
+            error.strerror,
+        )
+        with tracking_to(uri):
+            yield connect()
+        return
     offset, answers = 0.0, True
     try:
         offset = _probe(uri)
