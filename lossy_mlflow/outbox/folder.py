@@ -174,6 +174,11 @@ class RunFolder:
             )
         return found
 
+    def made_here(self) -> bool:
+        """Whether it was created by way of this outbox: then all of it is known here."""
+        definition = self.definition()
+        return bool(definition) and "server_run_id" not in definition
+
     def define(self, content: Mapping[str, Any]) -> None:
         make_private_folder(self.path)
         write_whole(self.path / "run.json", {"format": FORMAT, **content}, durable=True)

@@ -49,6 +49,8 @@ class Sender:
         """
         waits = alive = False
         for run in self._folder.runs():
+            if not (run.path / "run.json").exists() and not run.segments():
+                continue  # its program is creating it at this moment
             if run.path in self._done:
                 if not something_waits(run, self._uri):
                     continue

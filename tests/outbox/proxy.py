@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import select
 import socket
 import threading
 from typing import Literal
@@ -52,7 +53,12 @@ class Proxy:
                 _reset(client)
                 return
             with socket.create_connection(self._server) as server:
-                while request := _message(client):
+                # The server closes a connection that nobody uses for 5 s: the client must hear of it, or it would wait for an
+                # answer to what it sends there next.
+                while server not in select.select([client, server], [], [])[0]:
+                    request = _message(client)
+                    if not request:
+                        return
                     self.requests += 1
                     if not self._answer(client, server, request):
                         return
