@@ -6,10 +6,11 @@
     OUTBOX/SERVER/runs/KEY/run.json       what the run was created with
     OUTBOX/SERVER/runs/KEY/OWNER.N.log    journal segments: each has one writer, and is only ever appended to
     OUTBOX/SERVER/runs/KEY/calls/TIME-NAME.json     a deferred call
-    OUTBOX/SERVER/runs/KEY/fences/TIME-NAME.json    who took the run up, and when
+    OUTBOX/SERVER/runs/KEY/fences/TIME-NAME-OWNER.json    who took the run up, and when
     OUTBOX/SERVER/runs/KEY/files/NAME     artifacts, and the files of deferred calls, copied
     OUTBOX/SERVER/runs/KEY/delivered-SERVER.json    how far that server has it all; replaced as a whole
     OUTBOX/SERVER/runs/KEY/refused.jsonl  what the server refused for good, with its words
+    OUTBOX/SERVER/runs/KEY/calls-PLACE    the process that carries out its deferred calls on this machine
     OUTBOX/SERVER/sender-PLACE            the process that sends from here on this machine
 
 A file of this kind works on a network file system as well, where neither locks nor SQLite's journal are to be trusted.
@@ -29,7 +30,7 @@ from typing import Any
 
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.outbox.address import outbox_root, server_uri, short_name
-from lossy_mlflow.outbox.fences import Fence, destination
+from lossy_mlflow.outbox.fences import Fence, destination, in_order
 from lossy_mlflow.outbox.owner import Owner, read_owner
 from lossy_mlflow.outbox.records import Record, RunView, decode, encode, fold
 
@@ -37,6 +38,7 @@ FORMAT = 1
 _PRIVATE_FOLDER = 0o700
 # A program's first minutes: params, tags, some files.
 _ROOM_BYTES = 100_000
+_TAIL_BYTES = 65_536
 # A run's key becomes a folder's name: what a program calls its run must not lead anywhere else.
 _SAFE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
@@ -138,6 +140,11 @@ class Segment:
         found = decode(data, offset)
         return found.records, found.end, found.damaged
 
+    def last(self) -> Record | None:
+        """Its last record, without reading all of it if that can be."""
+        records = self.read(max(0, self.size() - _TAIL_BYTES))[0] or self.read(0)[0]
+        return records[-1][1] if records else None
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -211,6 +218,10 @@ class RunFolder:
             found.append(Segment(path, read_owner(name)))
         return found
 
+    def newest_time(self) -> int:
+        """The time of its newest record, in milliseconds since 1970; 0 where it has none."""
+        return max((last.time for segment in self.segments() if (last := segment.last())), default=0)
+
     def add_call(self, call: Call) -> None:
         make_private_folder(self.path / "calls")
         content = asdict(call)
@@ -225,12 +236,16 @@ class RunFolder:
 
     def add_fence(self, fence: Fence) -> None:
         make_private_folder(self.path / "fences")
-        write_whole(self.path / "fences" / f"{fence.time}-{fence.name}.json", asdict(fence), durable=True)
+        write_whole(
+            self.path / "fences" / f"{fence.time}-{fence.name}-{fence.owner}.json",
+            asdict(fence),
+            durable=True,
+        )
 
     def fences(self) -> list[Fence]:
-        """The oldest first."""
+        """In the order in which they took the run."""
         found = [read_json(path) for path in (self.path / "fences").glob("[!.]*.json")]
-        return sorted((Fence(**content) for content in found if content), key=lambda fence: fence.time)
+        return in_order([Fence(**content) for content in found if content])
 
     def waiting_calls(self, uri: str) -> list[Call]:
         """Those that were not carried out with this server."""

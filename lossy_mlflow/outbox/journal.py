@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,10 +28,12 @@ from lossy_mlflow.outbox.unsaved import UNSAVED_TAG, Unsaved, in_words
 
 # Half of the promise's second: one turn to notice, one to write.
 KEEP_EVERY_S = 0.5
+BEAT_EVERY_S = 30.0
 _SEGMENT_BYTES = 4_000_000
 _BACKLOG_BYTES = 64_000_000
 _TRY_AGAIN_AFTER_S = 1.0
 _COPY_BYTES = 1_000_000
+_ATTEMPT_VARIABLE = "LOSSY_ATTEMPT"
 
 _clock_lock = threading.Lock()
 _newest_time = 0
@@ -45,11 +48,11 @@ def _renew_clock_lock() -> None:
 os.register_at_fork(after_in_child=_renew_clock_lock)
 
 
-def now_ms() -> int:
-    """The time in milliseconds since 1970. It never goes backwards within a process, though the machine's clock may."""
+def now_ms(after: int = 0) -> int:
+    """The time in milliseconds since 1970, later than `after`. It never goes backwards, though the machine's clock may."""
     global _newest_time
     with _clock_lock:
-        _newest_time = max(_newest_time, int(time.time() * 1000))
+        _newest_time = max(_newest_time, after + 1, int(time.time() * 1000))
         return _newest_time
 
 
@@ -73,6 +76,10 @@ class Journal:
         self._backlog_bytes = 0
         self._tried = 0.0
         self._told = ""
+        # What is said from here on comes after all that was said, though the clock was set back since.
+        with contextlib.suppress(OSError):
+            now_ms(after=folder.newest_time())
+            self._join_attempt()
         with self._lock:
             self._write_backlog()
 
@@ -130,15 +137,22 @@ class Journal:
             raise self._without(copy, error) from error
 
     def take(self, tag: str, before: str, name: str) -> None:
-        """From here on this process writes as the attempt `name` (see `fences`)."""
+        """From here on this process, and each that it starts, writes as the attempt `name` (see `fences`)."""
         with self._lock:
             # What it wrote before may belong to another run than what comes now: neither takes the other's place.
             self._newest_copies.clear()
         try:
             self.folder.add_fence(Fence(name, before, tag, str(this_process()), now_ms()))
+            os.environ[_ATTEMPT_VARIABLE] = name
         except OSError as error:
             with self._lock:
                 self.unsaved.complain(error)
+
+    def _join_attempt(self) -> None:
+        """What took the run may have started this process to log into it as well: then both have it, or have lost it."""
+        if name := os.environ.get(_ATTEMPT_VARIABLE):
+            for fence in [fence for fence in self.folder.fences() if fence.name == name][:1]:
+                self.folder.add_fence(replace(fence, owner=str(this_process()), time=now_ms()))
 
     def _copy(self, content: BinaryIO) -> tuple[Path, int]:
         """A copy of `content` in the outbox, and its size in bytes."""
@@ -210,6 +224,12 @@ class Journal:
         else:
             self._append("delete_tag", UNSAVED_TAG)
         self._told = text
+
+    def beat(self) -> None:
+        """Renew the newest segment's time: by that other machines and containers know that its writer lives."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._descriptor is not None:
+                os.utime(self._descriptor)
 
     @property
     def waiting_in_memory(self) -> int:
@@ -310,10 +330,15 @@ class Journals:
             return list(self._journals.values())
 
     def _keep_all(self) -> None:
+        beaten = 0.0
         while True:
             time.sleep(KEEP_EVERY_S)
             for journal in self.all():
                 journal.keep()
+            if time.monotonic() - beaten > BEAT_EVERY_S:
+                beaten = time.monotonic()
+                for journal in self.all():
+                    journal.beat()
             self._on_turn()
 
     def _forget(self) -> None:

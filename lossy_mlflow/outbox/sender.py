@@ -21,7 +21,7 @@ from lossy_mlflow.outbox.claim import claim, release, sender_file
 from lossy_mlflow.outbox.deliver import RunDelivery
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.start import something_waits
-from lossy_mlflow.outbox.writers import close_as_failed, is_being_written, owner_that_died
+from lossy_mlflow.outbox.writers import close_as_failed, is_being_written, lives, owner_that_died
 
 _TURN_S = 0.5
 _IDLE_TURNS = 6
@@ -40,7 +40,7 @@ class Sender:
         self._deliveries: dict[Path, RunDelivery] = {}
         self._done: set[Path] = set()
         self._try_run_at: dict[Path, float] = {}
-        self._judged: dict[Path, list[tuple[int, bool | None]]] = {}
+        self._judged: dict[Path, list[tuple[int, bool]]] = {}
 
     def turn(self) -> tuple[bool, bool]:
         """Deliver what can be; returns whether anything waits still, and whether a program is at work that may log more.
@@ -91,12 +91,13 @@ class Sender:
     def _close_if_dead(self, run: RunFolder) -> None:
         """Judge the run anew whenever it has grown and one of its writers is dead: to do so takes reading all of it."""
         segments = run.segments()
-        facts = [(segment.size(), segment.owner.lives() if segment.owner else None) for segment in segments]
-        if segments and not any(lives is False for _, lives in facts):
+        alive = {owner: lives(run, owner) for segment in segments if (owner := segment.owner)}
+        if segments and all(alive.values()):
             return
+        facts = [(segment.size(), segment.owner is None or alive[segment.owner]) for segment in segments]
         if self._judged.get(run.path) != facts:
-            if owner := owner_that_died(run, self._uri):
-                close_as_failed(run, owner)
+            if dead := owner_that_died(run, self._uri):
+                close_as_failed(run, dead)
             self._judged[run.path] = facts
 
     def remove_old(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,11 @@ class OutboxPlace:
 
     def start(self, code: str, *words: str, **variables: str) -> subprocess.Popen[str]:
         """A program of its own that runs `code`."""
+        return self.start_words([sys.executable, "-c", code, *words], **variables)
+
+    def start_words(self, words: Sequence[str], **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", code, *words],
+            words,
             cwd=self.workplace.folder,
             env=self.environment | variables,
             stdin=subprocess.PIPE,
