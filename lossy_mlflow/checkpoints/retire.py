@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
 from lossy_mlflow.checkpoints.versions import versions_of_run
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.runs import STARTED_OFFLINE, known_run, runs_of_label
@@ -12,14 +15,15 @@ _OWN_ALIASES = {"best", "last"}
 def has_its_label(connection: Connection, label: str, run_id: str) -> bool:
     """Whether the label is this run's, so that its versions take the aliases and earlier runs go.
 
-    It is the newest run's. A run that was started while the server was away could not know of others: where there are any, it
-    leaves them what is theirs. The tag `clashes_with` names the run that has the label instead.
+    It is the newest training's; an import's where no training and no other import is newer. A run that was started while the
+    server was away could not know of others: where there are any, it leaves them what is theirs. The tag `clashes_with` names
+    the run that has the label instead.
     """
     client = connection.client
     mine = client.get_run(run_id)
     if "same_as" in mine.data.tags:  # it holds what an attempt has made that another had superseded
         return False
-    others = [run for run in runs_of_label(client, label) if run.info.run_id != run_id]
+    others = [run for run in _rivals(client, label, mine) if run.info.run_id != run_id]
     if STARTED_OFFLINE not in mine.data.tags:
         others = [run for run in others if run.info.start_time > mine.info.start_time]
     if not others:
@@ -36,7 +40,7 @@ def retire_earlier_runs(connection: Connection, label: str, run_id: str) -> None
     """
     client = connection.client
     mine = client.get_run(run_id)
-    earlier = [run for run in runs_of_label(client, label) if run.info.start_time < mine.info.start_time]
+    earlier = [run for run in _rivals(client, label, mine) if run.info.start_time < mine.info.start_time]
     if not earlier:
         return
     aliases = client.get_registered_model(label).aliases
@@ -50,3 +54,9 @@ def retire_earlier_runs(connection: Connection, label: str, run_id: str) -> None
             client.set_tag(run.info.run_id, "superseded_by", run_id)
         else:
             client.delete_run(run.info.run_id)
+
+
+def _rivals(client: MlflowClient, label: str, mine: Run) -> list[Run]:
+    """The runs that may have the label instead of `mine`: trainings, and for an import the other imports too."""
+    imports = runs_of_label(client, label, "import") if mine.data.tags.get("kind") == "import" else []
+    return [*runs_of_label(client, label), *imports]
