@@ -1,8 +1,8 @@
 """A look through a pickle of torch's without running it: what it asks for, and how many bytes it says its tensors have.
 
-torch.load(weights_only=True) runs no code of a file's. But it believes the sizes that a file states, reserves memory for them
-and, in a zip, reads beyond the bytes that are there; and what it may call can be asked for any amount of memory. So a file is
-compared with itself first, and may ask for no more than what a dict of tensors needs.
+torch.load(weights_only=True) runs no code of a file's. But a file of a hundred bytes may call bytearray(10**10) by it, and in
+the older format memory is made for whatever a file says it has. So a file may ask here for no more than a dict of tensors needs,
+and what it says is compared with what there is, whatever the torch that is installed compares.
 """
 
 from __future__ import annotations
