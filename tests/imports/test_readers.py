@@ -138,7 +138,7 @@ def test_a_pickle_that_asks_for_memory_gets_none() -> None:
     content = repacked(SOUND["torch"], lambda name, member: asks if name.endswith("data.pkl") else member)
     tracemalloc.start()
     try:
-        with pytest.raises(UnreadableError, match="asks for __builtin__.bytearray"):
+        with pytest.raises(UnreadableError, match=r"asks for __builtin__\.bytearray"):
             read_checkpoint(content, "it")
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
