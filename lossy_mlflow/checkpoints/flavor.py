@@ -129,7 +129,7 @@ def _load_data(data: Path, device: str) -> tuple[nn.Module, Hparam]:
     except SafetensorError as error:
         raise LossyError(f"The weights in {data / _WEIGHTS} can't be read: {error}") from error
     decoder = _new_decoder(tree).to(device)
-    if off := _differences(decoder, weights, "stored"):
+    if off := differences(decoder, weights, "stored"):
         raise ConflictError(
             f"The stored weights don't fit the model {tree.model_name!r}: {off}",
             "Was the model changed since? Load it with the code that trained it (the run's git_commit, its user_code).",
@@ -140,7 +140,7 @@ def _load_data(data: Path, device: str) -> tuple[nn.Module, Hparam]:
 
 def refuse_unloadable(weights: Mapping[str, Tensor], tree: Hparam) -> None:
     """Raises UsageError where a decoder with these weights, once stored, could not be loaded again: a buffer has grown, say."""
-    if off := _differences(_new_decoder(tree), weights, "trained"):
+    if off := differences(_new_decoder(tree), weights, "trained"):
         raise UsageError(
             f"The decoder of {tree.model_name!r} could be stored and never loaded again: {off}",
             "Give its tensors their final shapes when it is built; "
@@ -158,12 +158,14 @@ def _new_decoder(tree: Hparam) -> nn.Module:
         return decoder_of(build_model(tree))
 
 
-def _differences(decoder: nn.Module, weights: Mapping[str, Tensor], what: str) -> str:
-    """The first names and shapes in which `weights`, which are `what`, and those of `decoder` differ; '' where none do."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
+def differences(
+    module: nn.Module, weights: Mapping[str, Tensor], what: str, the_modules: str = "built anew"
+) -> str:
+    """The first names and shapes in which `weights`, which are `what`, and those of `module` differ; '' where none do."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     off = [
-        f"{name}: {what} {given.get(name, 'nothing')}, built anew {wanted.get(name, 'nothing')}"
+        f"{name}: {what} {given.get(name, 'nothing')}, {the_modules} {wanted.get(name, 'nothing')}"
         for name in sorted(wanted.keys() | given.keys())
         if wanted.get(name) != given.get(name)
     ]

@@ -1,10 +1,11 @@
-"""A trained decoder becomes a version of the registered model named like its label: now, or once the server answers."""
+"""A decoder becomes a version of the registered model named like its label: now, or once the server answers."""
 
 from __future__ import annotations
 
 import datetime
 import io
 import logging
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ _DEFERRED = "publish_checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A decoder as it was after `epoch`. `weights` lie on the CPU; `val_loss` is in nats per image."""
+    """A decoder as it was after `epoch`. `weights` lie on the CPU; `val_loss`, nats per image, is NaN where nobody knows it."""
 
     epoch: int
     val_loss: float
@@ -123,6 +124,9 @@ def _set_aliases(client: MlflowClient, run_id: str, name: str) -> None:
         published = found
         losses = {epoch: number(version.tags, "val_loss") for epoch, version in found.items()}
         best, last = best_and_last(losses)
+        if not any("val_loss" in version.tags for version in found.values()):
+            # Nobody has measured what was imported: its newest is what its name means.
+            best = last
         if best is not None:
             client.set_registered_model_alias(name, "best", found[best].version)
         client.set_registered_model_alias(name, "last", found[last].version)
@@ -133,7 +137,8 @@ def _make_version(
 ) -> ModelVersion:
     epoch, val_loss = arguments["epoch"], arguments["val_loss"]
     # In this order the UI shows them: what a person looks for first.
-    tags = {"epoch": str(epoch), "val_loss": repr(val_loss), **arguments["tags"]}
+    measured = {} if math.isnan(val_loss) else {"val_loss": repr(val_loss)}
+    tags = {"epoch": str(epoch), **measured, **arguments["tags"]}
     run = client.get_run(run_id)
     logged = _logged_model(client, run, epoch, tags)
     if logged.status != LoggedModelStatus.READY:
@@ -163,7 +168,7 @@ def _make_version(
         run_id=run_id,
         model_id=logged.model_id,
         tags=tags | digests,
-        description=f"Epoch {epoch}, val_loss {val_loss:.4f}.",
+        description=f"Epoch {epoch}, val_loss {val_loss:.4f}." if measured else f"Epoch {epoch}.",
         # The version is ready when the call returns; waiting would only add a thread and a message.
         await_creation_for=0,
     )

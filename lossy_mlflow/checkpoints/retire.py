@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from lossy_mlflow.checkpoints.versions import versions_of_run
@@ -24,14 +25,15 @@ class RunsOfLabel:
 def runs_if_label_is_its_own(connection: Connection, label: str, run_id: str) -> RunsOfLabel | None:
     """The label's runs if the label is this run's, so that its versions take the aliases and earlier runs go; else None.
 
-    It is the newest run's. A run that was started while the server was away could not know of others: where there are any, it
-    leaves them what is theirs. The tag `clashes_with` names the run that has the label instead.
+    It is the newest training's; an import's where no training and no other import is newer. A run that was started while the
+    server was away could not know of others: where there are any, it leaves them what is theirs. The tag `clashes_with` names
+    the run that has the label instead.
     """
     client = connection.client
     mine = client.get_run(run_id)
     if "same_as" in mine.data.tags:  # it holds what an attempt has made that another had superseded
         return None
-    others = [run for run in runs_of_label(client, label) if run.info.run_id != run_id]
+    others = [run for run in _rivals(client, label, mine) if run.info.run_id != run_id]
     knew_of_none = STARTED_OFFLINE in mine.data.tags
     in_its_way = [run for run in others if knew_of_none or run.info.start_time > mine.info.start_time]
     if in_its_way:
@@ -60,3 +62,9 @@ def retire_earlier_runs(connection: Connection, label: str, runs: RunsOfLabel) -
             client.set_tag(run.info.run_id, "superseded_by", mine.info.run_id)
         else:
             client.delete_run(run.info.run_id)
+
+
+def _rivals(client: MlflowClient, label: str, mine: Run) -> list[Run]:
+    """The runs that may have the label instead of `mine`: trainings, and for an import the other imports too."""
+    imports = runs_of_label(client, label, "import") if mine.data.tags.get("kind") == "import" else []
+    return [*runs_of_label(client, label), *imports]

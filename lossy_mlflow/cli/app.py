@@ -16,6 +16,7 @@ import click
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.hparams import hparams
+from lossy_mlflow.cli.imports import import_
 from lossy_mlflow.cli.models import models
 from lossy_mlflow.cli.outbox import outbox
 from lossy_mlflow.cli.output import explained_stdout
@@ -62,7 +63,7 @@ def _send_what_waits() -> None:
             take_up(uri)
 
 
-for command in (train, runs, hparams, models, resolve, checkpoints, data, outbox):
+for command in (train, runs, hparams, models, resolve, checkpoints, import_, data, outbox):
     app.add_command(command)
 
 
