@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.flavor import files_sha256, refuse_unloadable, save_model, weights_sha256
 from lossy_mlflow.checkpoints.retire import has_its_label, retire_earlier_runs
-from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, versions_of_run
+from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, set_alias, versions_of_run
 from lossy_mlflow.hparams import Hparam, flatten, unflatten
 from lossy_mlflow.tracking.connection import Connection, connect
 from lossy_mlflow.tracking.tags import number
@@ -120,8 +120,8 @@ def _set_aliases(client: MlflowClient, run_id: str, name: str) -> None:
         losses = {epoch: number(version.tags, "val_loss") for epoch, version in found.items()}
         best, last = best_and_last(losses)
         if best is not None:
-            client.set_registered_model_alias(name, "best", found[best].version)
-        client.set_registered_model_alias(name, "last", found[last].version)
+            set_alias(client, name, "best", found[best].version)
+        set_alias(client, name, "last", found[last].version)
 
 
 def _make_version(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from lossy_mlflow.checkpoints.versions import versions_of_run
+from collections.abc import Iterable
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from lossy_mlflow.checkpoints.versions import TRAINING_ALIASES, versions_of_run
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.runs import STARTED_OFFLINE, known_run, runs_of_label
-
-_OWN_ALIASES = {"best", "last"}
 
 
 def has_its_label(connection: Connection, label: str, run_id: str) -> bool:
@@ -31,22 +34,32 @@ def has_its_label(connection: Connection, label: str, run_id: str) -> bool:
 def retire_earlier_runs(connection: Connection, label: str, run_id: str) -> None:
     """Soft-delete the same user's runs of the label that started before `run_id` (`mlflow runs restore` brings them back).
 
-    A run whose versions carry a promoted alias, or a tag `pinned`, stays, tagged `superseded_by`; so does another user's. A run
-    that lives is left alone.
+    A run whose versions carry a promoted alias, or a tag `pinned`, stays, tagged `superseded_by`, also where they do so as copies
+    in another model; so does another user's. A run that lives is left alone.
     """
     client = connection.client
     mine = client.get_run(run_id)
     earlier = [run for run in runs_of_label(client, label) if run.info.start_time < mine.info.start_time]
     if not earlier:
         return
-    aliases = client.get_registered_model(label).aliases
-    promoted = {version for alias, version in aliases.items() if alias not in _OWN_ALIASES}
     for run in earlier:
         if known_run(run).lives(connection.now()):
             continue
-        versions = versions_of_run(client, run.info.run_id, label)
-        kept = any(item.version in promoted or "pinned" in item.tags for item in versions)
+        kept = _any_is_kept(client, label, versions_of_run(client, run.info.run_id))
         if kept or run.data.tags.get("mlflow.user") != mine.data.tags.get("mlflow.user"):
             client.set_tag(run.info.run_id, "superseded_by", run_id)
         else:
             client.delete_run(run.info.run_id)
+
+
+def _any_is_kept(client: MlflowClient, label: str, versions: Iterable[ModelVersion]) -> bool:
+    by_model: dict[str, list[ModelVersion]] = {}
+    for version in versions:
+        by_model.setdefault(version.name, []).append(version)
+    for name, its_versions in by_model.items():
+        aliases = client.get_registered_model(name).aliases
+        own = TRAINING_ALIASES if name == label else frozenset()
+        promoted = {version for alias, version in aliases.items() if alias not in own}
+        if any(item.version in promoted or "pinned" in item.tags for item in its_versions):
+            return True
+    return False
