@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.flavor import files_sha256, refuse_unloadable, save_model, weights_sha256
 from lossy_mlflow.checkpoints.retire import retire_earlier_runs, runs_if_label_is_its_own
-from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, versions_of_run
+from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, set_alias, versions_of_run
 from lossy_mlflow.hparams import Hparam, flatten, unflatten
 from lossy_mlflow.tracking.connection import Connection, connect
 from lossy_mlflow.tracking.tags import number
@@ -128,8 +128,8 @@ def _set_aliases(client: MlflowClient, run_id: str, name: str) -> None:
             # Nobody has measured what was imported: its newest is what its name means.
             best = last
         if best is not None:
-            client.set_registered_model_alias(name, "best", found[best].version)
-        client.set_registered_model_alias(name, "last", found[last].version)
+            set_alias(client, name, "best", found[best].version)
+        set_alias(client, name, "last", found[last].version)
 
 
 def _make_version(

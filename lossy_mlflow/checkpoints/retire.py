@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
 
-from lossy_mlflow.checkpoints.versions import versions_of_run
+from lossy_mlflow.checkpoints.versions import TRAINING_ALIASES, versions_of_run
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.runs import STARTED_OFFLINE, known_run, runs_of_label
-
-_OWN_ALIASES = {"best", "last"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,16 @@ def runs_if_label_is_its_own(connection: Connection, label: str, run_id: str) ->
 def retire_earlier_runs(connection: Connection, label: str, runs: RunsOfLabel) -> None:
     """Soft-delete the same user's earlier runs of the label (`mlflow runs restore` brings them back).
 
-    A run whose versions carry a promoted alias, or a tag `pinned`, stays, tagged `superseded_by`; so does another user's. A run
-    that lives is left alone.
+    A run whose versions carry a promoted alias, or a tag `pinned`, stays, tagged `superseded_by`, also where they do so as copies
+    in another model; so does another user's. A run that lives is left alone.
     """
     client, mine = connection.client, runs.own
     if not runs.earlier:
         return
-    aliases = client.get_registered_model(label).aliases
-    promoted = {version for alias, version in aliases.items() if alias not in _OWN_ALIASES}
     for run in runs.earlier:
         if known_run(run).lives(connection.now()):
             continue
-        versions = versions_of_run(client, run.info.run_id, label)
-        kept = any(item.version in promoted or "pinned" in item.tags for item in versions)
+        kept = _any_is_kept(client, label, versions_of_run(client, run.info.run_id))
         if kept or run.data.tags.get("mlflow.user") != mine.data.tags.get("mlflow.user"):
             client.set_tag(run.info.run_id, "superseded_by", mine.info.run_id)
         else:
@@ -68,3 +65,16 @@ def _rivals(client: MlflowClient, label: str, mine: Run) -> list[Run]:
     """The runs that may have the label instead of `mine`: trainings, and for an import the other imports too."""
     imports = runs_of_label(client, label, "import") if mine.data.tags.get("kind") == "import" else []
     return [*runs_of_label(client, label), *imports]
+
+
+def _any_is_kept(client: MlflowClient, label: str, versions: Iterable[ModelVersion]) -> bool:
+    by_model: dict[str, list[ModelVersion]] = {}
+    for version in versions:
+        by_model.setdefault(version.name, []).append(version)
+    for name, its_versions in by_model.items():
+        aliases = client.get_registered_model(name).aliases
+        own = TRAINING_ALIASES if name == label else frozenset()
+        promoted = {version for alias, version in aliases.items() if alias not in own}
+        if any(item.version in promoted or "pinned" in item.tags for item in its_versions):
+            return True
+    return False
