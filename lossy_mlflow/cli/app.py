@@ -15,6 +15,7 @@ import click
 
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
+from lossy_mlflow.cli.files import download, export, verify
 from lossy_mlflow.cli.hparams import hparams
 from lossy_mlflow.cli.models import models
 from lossy_mlflow.cli.outbox import outbox
@@ -62,7 +63,7 @@ def _send_what_waits() -> None:
             take_up(uri)
 
 
-for command in (train, runs, hparams, models, resolve, checkpoints, data, outbox):
+for command in (train, runs, hparams, models, resolve, checkpoints, download, verify, export, data, outbox):
     app.add_command(command)
 
 
@@ -100,6 +101,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # A server that goes away in the middle of a command is asked again for 15 s, not for four minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     try:
         with explained_stdout():
             app.main(arguments, prog_name="lossy", standalone_mode=False)
