@@ -1,7 +1,8 @@
 """The MLflow flavor of a decoder: a folder of safetensors and JSON, which plain MLflow loads and serves by pyfunc.
 
-Written: MLmodel (with the signature z -> x and an example), data/decoder/weights.safetensors, data/decoder/hparams.json.
-Loading never unpickles: the architecture comes from the model that hparams.json names, the numbers from safetensors.
+Written: MLmodel (with the signature z -> x, an example, and the digests of the other two), data/decoder/weights.safetensors,
+data/decoder/hparams.json. Loading never unpickles: the architecture comes from the model that hparams.json names, the numbers
+from safetensors.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lossy_mlflow.errors import ConflictError, LossyError, UsageError
+from lossy_mlflow.errors import LossyError, NotFoundError, UsageError
 from lossy_mlflow.hparams import Hparam, flatten, unflatten
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = 1
+_FLAVOR = "lossy_mlflow"
 # Where MLflow puts the folder that it is given as `data_path`.
 _DATA = Path("data", "decoder")
 _WEIGHTS, _HPARAMS = "weights.safetensors", "hparams.json"
@@ -41,6 +45,19 @@ FILES = frozenset(
         (_DATA / _HPARAMS).as_posix(),
     }
 )
+
+# MLflow adds it to what it downloads itself.
+MLFLOWS_OWN = "registered_model_meta"
+_READERS_FAULTS = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    UsageError,
+)
+REPLACE = "Fetch it anew: lossy download NAME/VERSION    or put it back from a backup."
 
 
 def save_model(
@@ -82,12 +99,19 @@ def save_model(
         model_uuid=model_id,
         utc_time_created=f"{created:%Y-%m-%d %H:%M:%S.%f}" if created else None,
     )
-    model.add_flavor("lossy_mlflow", format=FORMAT, data=str(_DATA), model_name=tree.model_name)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch, _DATA.name)
         data.mkdir()
         shutil.copyfile(weights, data / _WEIGHTS)
         (data / _HPARAMS).write_text(json.dumps(flatten(tree), indent=1))
+        model.add_flavor(
+            _FLAVOR,
+            format=FORMAT,
+            data=str(_DATA),
+            model_name=tree.model_name,
+            written_by=f"lossy-mlflow {version('lossy-mlflow')}",
+            sha256={name: _sha256(data / name) for name in (_WEIGHTS, _HPARAMS)},
+        )
         mlflow.pyfunc.save_model(
             str(folder),
             loader_module=__name__,
@@ -101,75 +125,111 @@ def save_model(
         )
 
 
-def load_model(folder: Path, device: str = "cpu") -> tuple[nn.Module, Hparam]:
-    """The decoder in `folder` (an MLflow model that `save_model` wrote), in evaluation mode, and its Hparam tree."""
-    from mlflow.models import Model
+def load_model(folder: Path, device: str = "cpu", whole: bool = False) -> tuple[nn.Module, Hparam]:
+    """The decoder in `folder` (an MLflow model that `save_model` wrote), in evaluation mode, and its Hparam tree.
 
-    flavors = Model.load(str(folder)).flavors
-    if "lossy_mlflow" not in flavors:
+    `whole`: the files have been verified; else they are held against the digests in MLmodel. Raises LossyError where they are
+    damaged or a newer lossy_mlflow wrote them; UnregisteredModelError where the model's code isn't here; ConflictError where
+    it is and the weights don't fit it.
+    """
+    from lossy_mlflow.checkpoints.rebuild import rebuilt
+
+    about = _description(folder)
+    data = folder / _DATA
+    if not whole:
+        _refuse_altered(data, about.sha256)
+    tree = _stored_tree(data)
+    return rebuilt(data / _WEIGHTS, tree, device, about), tree
+
+
+def weights_and_tree(folder: Path) -> tuple[Path, Hparam]:
+    """Of the decoder in `folder`: its safetensors file, and its Hparam tree. Needs no torch.
+
+    Raises LossyError where what says so is damaged, or a newer lossy_mlflow wrote it.
+    """
+    _description(folder)
+    return folder / _DATA / _WEIGHTS, _stored_tree(folder / _DATA)
+
+
+def _stored_tree(data: Path) -> Hparam:
+    with _damage_told(data / _HPARAMS):
+        return unflatten(json.loads((data / _HPARAMS).read_text()))
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the MLmodel file says: by whom, when and in which run it was written ('' if unknown); digests by file name."""
+
+    written: str
+    run_id: str
+    sha256: Mapping[str, str]
+
+
+def _description(folder: Path) -> Description:
+    """Read by itself: MLflow's own reader takes ten times as long, and raises whatever it trips over."""
+    import yaml
+
+    file = folder / "MLmodel"
+    with _damage_told(file):
+        content = yaml.load(file.read_bytes(), Loader=yaml.CSafeLoader)
+        flavors = content["flavors"]
+        if _FLAVOR not in flavors:
+            raise LossyError(
+                f"{folder} is not a decoder of lossy_mlflow: its MLmodel has {sorted(flavors) or 'no flavors'}.",
+                "Load it with MLflow's own API: mlflow.pyfunc.load_model(...)",
+            )
+        ours = flavors[_FLAVOR]
+        number, run_id = int(ours["format"]), str(content.get("run_id") or "")
+        digests = {str(name): str(digest) for name, digest in (ours.get("sha256") or {}).items()}
+        by, when = ours.get("written_by"), str(content.get("utc_time_created") or "")[:16]
+    written = f"by {by or 'an unknown version'}" + (f" on {when} UTC" if when else "")
+    written += f" in the run {run_id}" if run_id else ""
+    if not 1 <= number <= FORMAT:
         raise LossyError(
-            f"{folder} is not a decoder of lossy_mlflow: its MLmodel has {sorted(flavors) or 'no flavors'}."
-        )
-    if flavors["lossy_mlflow"]["format"] > FORMAT:
-        raise LossyError(
-            f"This decoder has format {flavors['lossy_mlflow']['format']}, this lossy_mlflow reads up to {FORMAT}.",
+            f"The decoder in {folder} has format {number}, this lossy-mlflow {version('lossy-mlflow')} reads up to {FORMAT}; "
+            f"it was written {written}.",
             "Upgrade: pip install -U lossy-mlflow",
         )
-    return _load_data(folder / _DATA, device)
+    return Description(written, run_id, digests)
 
 
-def _load_data(data: Path, device: str) -> tuple[nn.Module, Hparam]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+@contextmanager
+def _damage_told(file: Path) -> Iterator[None]:
+    """What a file that somebody has altered makes its reader raise, as a LossyError."""
+    import yaml
 
-    tree = unflatten(json.loads((data / _HPARAMS).read_text()))
-    # Whatever device the weights were trained on, they were stored from the CPU and are read to `device`.
     try:
-        weights = load_file(data / _WEIGHTS, device=device)
-    except SafetensorError as error:
-        raise LossyError(f"The weights in {data / _WEIGHTS} can't be read: {error}") from error
-    decoder = _new_decoder(tree).to(device)
-    if off := differences(decoder, weights, "stored"):
-        raise ConflictError(
-            f"The stored weights don't fit the model {tree.model_name!r}: {off}",
-            "Was the model changed since? Load it with the code that trained it (the run's git_commit, its user_code).",
-        )
-    decoder.load_state_dict(weights)
-    return decoder.eval(), tree
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"There is no {file}.", REPLACE) from None
+    except OSError as error:
+        raise LossyError(f"{file} can't be read: {error.strerror}.", REPLACE) from error
+    except (*_READERS_FAULTS, yaml.YAMLError) as error:
+        raise LossyError(f"{file} is damaged: {next(iter(str(error).splitlines()), '')}", REPLACE) from error
+
+
+def _refuse_altered(data: Path, sha256: Mapping[str, str]) -> None:
+    """Raises LossyError where a file isn't the one whose digest MLmodel has. (Early ones have none.)"""
+    for name in (_WEIGHTS, _HPARAMS):
+        with _damage_told(data / name):
+            found = _sha256(data / name)
+        if found != sha256.get(name, found):
+            raise LossyError(
+                f"{data / name} is damaged: its digest is {found[:12]}..., its MLmodel says {sha256[name][:12]}...",
+                REPLACE,
+            )
 
 
 def refuse_unloadable(weights: Mapping[str, Tensor], tree: Hparam) -> None:
     """Raises UsageError where a decoder with these weights, once stored, could not be loaded again: a buffer has grown, say."""
-    if off := differences(_new_decoder(tree), weights, "trained"):
+    from lossy_mlflow.checkpoints.rebuild import differences, outline_or_new
+
+    if off := differences(outline_or_new(tree), weights, "trained"):
         raise UsageError(
             f"The decoder of {tree.model_name!r} could be stored and never loaded again: {off}",
             "Give its tensors their final shapes when it is built; "
             "a buffer that need not be stored: register_buffer(..., persistent=False)",
         )
-
-
-def _new_decoder(tree: Hparam) -> nn.Module:
-    from lossy_mlflow.models import build_model, decoder_of
-    from lossy_mlflow.training import seeded
-
-    # Seeded as it was for training: what is drawn when it is built and never stored is the same again. And whoever trains, or
-    # loads, finds torch's generator as it was.
-    with seeded(tree.random_seed or 0):
-        return decoder_of(build_model(tree))
-
-
-def differences(
-    module: nn.Module, weights: Mapping[str, Tensor], what: str, the_modules: str = "built anew"
-) -> str:
-    """The first names and shapes in which `weights`, which are `what`, and those of `module` differ; '' where none do."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    off = [
-        f"{name}: {what} {given.get(name, 'nothing')}, {the_modules} {wanted.get(name, 'nothing')}"
-        for name in sorted(wanted.keys() | given.keys())
-        if wanted.get(name) != given.get(name)
-    ]
-    return "; ".join(off[:3]) + (" ..." if off[3:] else "")
 
 
 class _Pyfunc:
@@ -195,20 +255,23 @@ def _load_pyfunc(path: str) -> _Pyfunc:
     from lossy_mlflow.user_code import load_user_code
 
     load_user_code(None)
-    return _Pyfunc(_load_data(Path(path), "cpu")[0])
+    return _Pyfunc(load_model(Path(path).parents[len(_DATA.parts) - 1])[0])
 
 
 def files_sha256(folder: Path) -> str:
     """One digest over the names and contents of all files below `folder`, as `save_model` wrote them."""
     lines = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        # MLflow adds this file to what it downloads.
-        if file.name != "registered_model_meta":
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            lines.append(f"{digest}  {file.relative_to(folder).as_posix()}\n")
+        if file.name != MLFLOWS_OWN:
+            lines.append(f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def weights_sha256(folder: Path) -> str:
     """The digest of the weights file of the model in `folder`."""
-    return hashlib.sha256((folder / _DATA / _WEIGHTS).read_bytes()).hexdigest()
+    return _sha256(folder / _DATA / _WEIGHTS)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import shlex
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
-from lossy_mlflow.checkpoints.flavor import FILES, files_sha256, load_model
+from lossy_mlflow.checkpoints.flavor import load_model
 from lossy_mlflow.checkpoints.lookup import Checkpoint, resolve
-from lossy_mlflow.errors import LossyError, NotFoundError
-from lossy_mlflow.tracking.connection import explained, without_password
+from lossy_mlflow.checkpoints.obtain import obtain, refuse_not_ours
 from lossy_mlflow.user_code import load_user_code
 
 if TYPE_CHECKING:
@@ -28,84 +25,92 @@ def load_decoder(reference: str, chkt_step: int | None = None, device: str = "cp
     It lies on `device`: auto, cpu or cuda.
     `decoder.decode(z)` with z (batch, z_size) gives x_mean (batch, input_vector_length) and x_logvar, as in models/protocols.py.
     A model of the user's own is found when its file has been imported, or is named by LOSSY_USER_CODE.
-    Raises NotFoundError, where nothing of that name is there, or its files are gone; LossyError, where they are not what was
-    published; UsageError, as `resolve` does, and for a device that isn't there.
+    Raises NotFoundError, where nothing of that name is there, its files are gone, or its model's code isn't here; LossyError,
+    where the files are not what was published; UsageError, as `resolve` does, and for a device that isn't there.
     """
     from lossy_mlflow.models.device import choose_device
 
     on = choose_device(device)
     load_user_code(None)
-    checkpoint = resolve(reference, chkt_step)
-    decoder, _ = load_model(local_copy(checkpoint), str(on))
+    return load_checkpoint(resolve(reference, chkt_step), str(on))
+
+
+def load_checkpoint(checkpoint: Checkpoint, device: str = "cpu") -> nn.Module:
+    """The decoder of that version, in evaluation mode on `device`. Raises as `load_decoder` does."""
+    from lossy_mlflow.checkpoints.rebuild import UnregisteredModelError
+
+    folder = local_copy(checkpoint)
+    try:
+        decoder, _ = load_model(folder, device, whole=True)
+    except UnregisteredModelError as error:
+        code = _user_code_of(checkpoint.run_id)
+        if code is None:
+            raise
+        raise UnregisteredModelError(f"{checkpoint.uri}: {error.what}", code, error.run_id) from None
     return decoder
 
 
 def local_copy(checkpoint: Checkpoint) -> Path:
     """The folder of the version's files in the cache, shared by all processes of the user; downloaded if it isn't there.
 
-    The cache is keyed by the digest of all files, which the version's tag names: what was downloaded is compared with it
-    before it is moved into place, and what is found there is compared again before it is used.
+    The cache is keyed by the digest of all files, which the version's tag names; what comes into it is compared with that. What
+    is found there is compared again if a file of it has been touched since. Raises as `obtain` does.
     """
-    if not re.fullmatch(r"[0-9a-f]{64}", checkpoint.files_sha256):
-        raise LossyError(
-            f"{checkpoint.uri} was not published by lossy_mlflow: its tag files_sha256 is no digest.",
-            f"Load it with MLflow's own API: mlflow.pyfunc.load_model({checkpoint.uri!r})",
-        )
+    refuse_not_ours(checkpoint)
     cache = _cache_folder()
-    entry = cache / checkpoint.files_sha256
-    if entry.exists():
-        if files_sha256(entry) == checkpoint.files_sha256:
-            return entry
-        shutil.rmtree(entry, ignore_errors=True)
-    with explained():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".incoming-") as scratch:
-            folder = _download(checkpoint, scratch)
-            _verify(checkpoint, folder)
-            try:
-                folder.rename(entry)
-            except OSError:
-                if not entry.exists():  # else another process was quicker, with the same files
-                    raise
+    entry, seen = cache / "decoders" / checkpoint.files_sha256, cache / "verified" / checkpoint.files_sha256
+    if _read(seen) != (_stamp(entry) or "none"):
+        obtain(checkpoint, entry, replace=True)
+        _note(seen, _stamp(entry))
     return entry
 
 
-def _verify(checkpoint: Checkpoint, folder: Path) -> None:
-    """Raises NotFoundError where files are missing from what was downloaded to `folder`, LossyError where one is altered."""
-    found = files_sha256(folder)
-    if found == checkpoint.files_sha256:
-        return
-    others = f"take another version: lossy checkpoints {shlex.quote(checkpoint.name)}"
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    if missing := sorted(FILES - there):
-        from mlflow import MlflowClient
-
-        where = MlflowClient().get_model_version_download_uri(checkpoint.name, str(checkpoint.version))
-        which = ", ".join(missing) if there else "all of them"
-        raise NotFoundError(
-            f"Files of {checkpoint.uri} are gone, {which}: they are not in {without_password(where)}",
-            f"Put them back there from a backup, or {others}",
-        )
-    raise LossyError(
-        f"The files of {checkpoint.uri} are not what was published: their digest is {found[:12]}..., "
-        f"its tag says {checkpoint.files_sha256[:12]}...",
-        f"Put them back from a backup, or {others}",
-    )
+def _stamp(folder: Path) -> str:
+    """What changes when a file in `folder` is written, replaced, removed or added; reading them all takes ten times as long."""
+    lines = []
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        stat = file.stat()
+        lines.append(f"{file} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n")
+    return "".join(lines)
 
 
-def _download(checkpoint: Checkpoint, scratch: str) -> Path:
-    import mlflow.artifacts
+def _read(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
-    target = Path(scratch, "download")
-    target.mkdir()
-    folder = mlflow.artifacts.download_artifacts(artifact_uri=checkpoint.uri, dst_path=str(target))
-    moved = Path(scratch, "model")
-    shutil.move(folder, moved)
-    (moved / "registered_model_meta").unlink(missing_ok=True)
-    return moved
+
+def _note(file: Path, text: str) -> None:
+    """So that the next one needn't read all files; a cache that can't be written works as well."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        written = file.with_suffix(f".{os.getpid()}")
+        written.write_text(text)
+        written.replace(file)
 
 
 def _cache_folder() -> Path:
     """LOSSY_CACHE_DIR, else the platform's cache folder."""
     named = os.environ.get("LOSSY_CACHE_DIR")
-    return (Path(named) if named else platformdirs.user_cache_path("lossy_mlflow")) / "decoders"
+    return Path(named) if named else platformdirs.user_cache_path("lossy_mlflow")
+
+
+def _user_code_of(run_id: str) -> str | None:
+    """Commands that bring the newest user code that the run was started with; None where it had none, or is gone."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    from lossy_mlflow.tracking.runs import artifacts_of
+
+    try:
+        repository = artifacts_of(MlflowClient(), run_id)
+        attempts = sorted(repository.list_artifacts("attempts"), key=lambda item: (len(item.path), item.path))
+        files = [file.path for attempt in attempts for file in repository.list_artifacts(attempt.path)]
+    except (MlflowException, OSError):
+        return None
+    code = [path for path in files if path.endswith(".py")]
+    if not code:
+        return None
+    file = shlex.quote(code[-1])
+    return (
+        f"Read the code of that run, then name it: mlflow artifacts download --run-id {run_id} --artifact-path {file} "
+        f"--dst-path . && export LOSSY_USER_CODE={file}    (or --user-code {file})"
+    )

@@ -15,6 +15,7 @@ import click
 
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
+from lossy_mlflow.cli.files import download, export, verify
 from lossy_mlflow.cli.hparams import hparams
 from lossy_mlflow.cli.imports import import_
 from lossy_mlflow.cli.models import models
@@ -67,7 +68,8 @@ def _send_what_waits() -> None:
 
 for command in (
     *(train, runs, hparams, models, data, outbox),
-    *(resolve, checkpoints, promote, history, lineage, prune, import_),
+    *(resolve, checkpoints, promote, history, lineage, prune),
+    *(import_, download, verify, export),
 ):
     app.add_command(command)
 
@@ -106,6 +108,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # A server that goes away in the middle of a command is asked again for 15 s, not for four minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     try:
         with explained_stdout():
             app.main(arguments, prog_name="lossy", standalone_mode=False)

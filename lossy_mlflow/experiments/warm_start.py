@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lossy_mlflow.checkpoints.flavor import load_model
-from lossy_mlflow.checkpoints.load import local_copy
+from lossy_mlflow.checkpoints.load import load_checkpoint
 from lossy_mlflow.checkpoints.lookup import Checkpoint, resolve
 from lossy_mlflow.checkpoints.reference import BEST_STEP
 from lossy_mlflow.errors import ConflictError
@@ -42,7 +41,7 @@ def warm_start(connection: Connection, tree: Hparam, model: torch.nn.Module) -> 
     # The sets of the catalogue say BEST_STEP: that leaves a reference to one version, OTHER@champion, its own say.
     step = None if tree.chkt_step == BEST_STEP else tree.chkt_step
     checkpoint = resolve(tree.load_checkpoint_name, step)
-    stored, _ = load_model(local_copy(checkpoint))
+    stored = load_checkpoint(checkpoint)
     decoder = decoder_of(model)
     weights = stored.state_dict()
     matched = load_matching(decoder, weights)

@@ -69,9 +69,8 @@ def build_model(tree: Hparam) -> nn.Module:
     """
     name = tree.model_name
     if name in _BUILT_IN:
-        builder = getattr(importlib.import_module(_BUILT_IN[name]), name)
-        _check_memory(builder, tree)
-        model = builder(tree)
+        _outline(name, tree)  # finds out whether there is memory for it
+        model = _builder(name)(tree)
     elif name in _registered:
         with explained_user_code(f"The model {name!r} can't be built"):
             model = _registered[name](tree)
@@ -80,14 +79,30 @@ def build_model(tree: Hparam) -> nn.Module:
     return _checked(name, model)
 
 
-def _check_memory(builder: Callable[[Hparam], nn.Module], tree: Hparam) -> None:
+def build_outline(tree: Hparam) -> nn.Module | None:
+    """The same model with shapes and no numbers, on torch's device "meta", which takes no time; None where it isn't one of ours.
+
+    Raises UsageError as `build_model` does.
+    """
+    name = tree.model_name
+    if not isinstance(name, str) or name not in _BUILT_IN:
+        return None
+    return _checked(name, _outline(name, tree))
+
+
+def _builder(name: str) -> Callable[[Hparam], nn.Module]:
+    builder: Callable[[Hparam], nn.Module] = getattr(importlib.import_module(_BUILT_IN[name]), name)
+    return builder
+
+
+def _outline(name: str, tree: Hparam) -> nn.Module:
     """Raises UsageError where the weights take more memory than there is: the system might lend it, and kill who uses it."""
     import psutil
     import torch
 
+    builder = _builder(name)
     total = psutil.virtual_memory().total
     try:
-        # It has shapes, and no numbers.
         with torch.device("meta"):
             outline = builder(tree)
     except (RuntimeError, TypeError):  # a size that torch can't count
@@ -95,7 +110,7 @@ def _check_memory(builder: Callable[[Hparam], nn.Module], tree: Hparam) -> None:
     else:
         n_bytes = sum(tensor.nbytes for tensor in outline.state_dict().values())
         if n_bytes <= total:
-            return
+            return outline
         wanted = _gigabytes(n_bytes)
     sizes = ", ".join(f"{key}={value}" for key in _SIZES if (value := field(tree, key)) is not None)
     raise UsageError(

@@ -6,14 +6,11 @@ import dataclasses
 import gzip
 import hashlib
 import io
-import shutil
-import subprocess
 import tarfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,26 +144,3 @@ def one_tar(server: ArchiveServer) -> Served:
     members = {f"somewhere/{name}": body for name, body in contents.items()}
     archive = server.tar("/colours.tar.gz", members, *files)
     return Served(Dataset("colours", (3, 4, 4), 6, "colours-bin", (archive,), ("test_batch.bin",)), contents)
-
-
-@pytest.fixture
-def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """mount(options) -> a new file system of its own, such as one that is small. Needs root."""
-    mounted: list[Path] = []
-
-    def mount(options: str) -> Path:
-        folder = tmp_path / f"tmpfs{len(mounted)}"
-        folder.mkdir()
-        if shutil.which("mount") is None:
-            pytest.skip("needs the mount command")
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"needs root, to mount a file system: {done.stderr.strip()}")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lossy_mlflow.checkpoints.flavor import differences
 from lossy_mlflow.checkpoints.foreign.published import in_our_names
+from lossy_mlflow.checkpoints.rebuild import differences
 from lossy_mlflow.errors import ConflictError, UsageError
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.user_code import explained_user_code
