@@ -5,7 +5,6 @@ Whatever isn't overridden here asks the server directly, as MLflow's own store d
 
 from __future__ import annotations
 
-import contextlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -142,6 +141,8 @@ class OutboxStore(ModelStore):
 
     def _create_on_server(self, folder: RunFolder, definition: Mapping[str, Any]) -> str | None:
         """The server's id of a new run; None where it can't be made now, and is made when the outbox is delivered."""
+        if not folder.definition():
+            return None  # the disk has no room for it: perhaps it never has, and then nobody would ever end the server's run
         if any(tag["key"] == _PARENT_TAG and self._waits(tag["value"]) for tag in definition["tags"]):
             return None
         try:
@@ -170,7 +171,7 @@ class OutboxStore(ModelStore):
     def get_run(self, run_id: str) -> Run:
         """The server's answer, with what it doesn't have yet; all that is known here, where it is away."""
         folder = self._outbox.folder.run(run_id)
-        there = folder.path.exists()
+        there = self._outbox.knows(run_id)
         state = folder.delivered(self._outbox.uri)
         server_id = self._outbox.server_run_id(run_id)
         found: Run | None = None
@@ -208,7 +209,7 @@ class OutboxStore(ModelStore):
             "artifact_location": artifact_location,
             "experiment_tags": pairs,
         }
-        self._outbox.folder.remember_experiment(identity, definition)
+        self._remember(identity, definition)
         return identity
 
     def get_experiment(self, experiment_id: str) -> Experiment:
@@ -252,9 +253,16 @@ class OutboxStore(ModelStore):
 
     def _remembered(self, answer: Mapping[str, Any]) -> Experiment:
         found = Experiment.from_proto(parse(answer, GetExperiment.Response()).experiment)
-        with contextlib.suppress(OSError):  # a disk that is full: then only the server can tell it again
-            self._outbox.folder.remember_experiment(found.experiment_id, {"experiment_name": found.name})
+        self._remember(found.experiment_id, {"experiment_name": found.name})
         return found
+
+    def _remember(self, identity: str, definition: Mapping[str, Any]) -> None:
+        try:
+            self._outbox.folder.remember_experiment(identity, definition)
+        except OSError:
+            # A full disk: the server can tell it again, but not what was made without it.
+            if identity.startswith(LOCAL_EXPERIMENT):
+                raise
 
     def _experiment_definition(self, experiment_id: str) -> dict[str, Any]:
         known = self._outbox.folder.experiment(experiment_id)

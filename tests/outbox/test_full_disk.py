@@ -128,3 +128,43 @@ def test_an_outbox_that_can_not_be_written_is_left_out(
     (message,) = caplog.messages
     assert message.startswith(f"The outbox {here.folder}/file/outbox/")
     assert "(Not a directory)" in message
+
+
+ANY_PROGRAM = """
+import os, sys, time, mlflow
+mlflow.set_experiment("full disk")
+with mlflow.start_run(run_name=sys.argv[1]):
+    mlflow.log_metric("loss", 0.5, step=1)
+    mlflow.log_text("hello", "early.txt")
+    if len(sys.argv) > 2:
+        os.unlink(sys.argv[2])
+        mlflow.flush_async_logging()
+        mlflow.log_text("hello", "late.txt")
+"""
+
+
+@root_only
+@pytest.mark.parametrize("room_returns", [False, True])
+def test_any_program_goes_on_with_a_disk_that_is_full_from_the_start(
+    place: OutboxPlace, small_disk: Path, name: str, room_returns: bool
+) -> None:
+    place.root = small_disk / "outbox"
+    others = fill(small_disk)
+    words = [str(others)] if room_returns else []
+    done = place.run(ANY_PROGRAM, name, *words, LOSSY_OUTBOX_DIR=str(place.root))
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if str(place.root) in line]
+    assert "can't be made (No space left on device)" in said[0]
+    assert "what is logged can't be written" in said[1]
+    lost = said[-1].partition("is lost: ")[2]
+    if not room_returns:
+        assert (len(said), lost) == (3, "2: early.txt, 4 values")
+        assert place.on_server(name) == []  # nor a run there that nobody would end
+        return
+    assert lost == "1: early.txt"
+    place.wait_until_delivered()
+    (run,) = place.on_server(name)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags[UNSAVED_TAG] == "1: early.txt"
+    assert place.points(run.info.run_id, "loss") == [(1, 0.5)]
+    assert [item.path for item in place.client.list_artifacts(run.info.run_id)] == ["late.txt"]
