@@ -7,12 +7,10 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
-from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import MlflowHostCreds
 
-from lossy_mlflow.outbox.address import PREFIX, server_uri
+from lossy_mlflow.outbox.address import server_uri
 from lossy_mlflow.outbox.api import MissingError, WaitingError
-from lossy_mlflow.outbox.program import ARTIFACT_SCHEME, Outbox, outbox_for, read_artifact_uri
+from lossy_mlflow.outbox.program import ARTIFACT_SCHEME, Outbox, read_artifact_uri
 from lossy_mlflow.outbox.target import experiment_id_of, get_run
 from lossy_mlflow.outbox.views import LOCAL_EXPERIMENT
 
@@ -20,15 +18,12 @@ _RUN_FIELDS = ("run_id", "run_uuid", "source_run_id", "mlflow.sourceRun")
 _EXPERIMENT_FIELDS = ("experiment_id", "experiment_ids")
 
 
-def credentials_if_it_answers(store_uri: str) -> MlflowHostCreds:
-    """MLflow asks for them before each request. Raises MlflowException where the server is away: MLflow would try for minutes."""
-    outbox = outbox_for(store_uri)
+def check_server(outbox: Outbox) -> None:
+    """Raises MlflowException where the server is away: MLflow's own client would try for minutes."""
     try:
         outbox.check_server()
     except WaitingError as error:
         raise away(outbox, "now", error) from None
-    credentials: MlflowHostCreds = get_default_host_creds(store_uri.removeprefix(PREFIX))
-    return credentials
 
 
 def away(outbox: Outbox, what: str, why: object) -> MlflowException:
@@ -45,10 +40,11 @@ def is_away(error: MlflowException) -> bool:
 
 
 def as_the_server_has_it(outbox: Outbox, json_body: str | None) -> str | None:
-    """The body of a request with runs, experiments and artifacts under the server's own names for them.
+    """The body of a request to it with runs, experiments and artifacts under the server's own names for them.
 
-    Raises MlflowException for a run that was made here and isn't delivered yet.
+    Raises MlflowException for a run that was made here and isn't delivered yet, and where the server is away.
     """
+    check_server(outbox)
     return json.dumps(_translated(outbox, "", json.loads(json_body))) if json_body else json_body
 
 

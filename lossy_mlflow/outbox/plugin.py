@@ -7,9 +7,10 @@ from typing import Any
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.model_registry.rest_store import RestStore as RegistryStore
+from mlflow.utils.credentials import get_default_host_creds
 
 from lossy_mlflow.outbox.address import PREFIX
-from lossy_mlflow.outbox.direct import as_the_server_has_it, credentials_if_it_answers
+from lossy_mlflow.outbox.direct import as_the_server_has_it, check_server
 from lossy_mlflow.outbox.program import outbox_for
 from lossy_mlflow.outbox.store import OutboxStore
 
@@ -23,7 +24,8 @@ class OutboxRegistry(RegistryStore):
     """The registry is asked directly: a promotion that waits in an outbox would be no promotion."""
 
     def __init__(self, store_uri: str) -> None:
-        super().__init__(lambda: credentials_if_it_answers(store_uri))
+        plain = store_uri.removeprefix(PREFIX)
+        super().__init__(lambda: get_default_host_creds(plain))
         self._outbox = outbox_for(store_uri)
 
     def _call_endpoint(self, api: Any, json_body: Any, *arguments: Any, **named: Any) -> Any:
@@ -58,7 +60,7 @@ class ProxiedArtifacts(MlflowArtifactsRepository):
 
     def _check_server(self) -> None:
         if self._named.startswith(PREFIX):
-            credentials_if_it_answers(self._named)
+            check_server(outbox_for(self._named))
 
 
 def outbox_artifacts(

@@ -5,9 +5,12 @@ Whatever isn't overridden here asks the server directly, as MLflow's own store d
 
 from __future__ import annotations
 
+import collections
 import json
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 from mlflow.entities import (
@@ -24,11 +27,13 @@ from mlflow.protos import databricks_pb2
 from mlflow.protos.service_pb2 import GetExperiment, GetRun, LogInputs, LogOutputs
 from mlflow.store.entities import PagedList
 from mlflow.utils.async_logging.run_operations import RunOperations
+from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.proto_json_utils import message_to_json
 
+from lossy_mlflow.outbox.address import PREFIX
 from lossy_mlflow.outbox.api import ExistsError, MissingError, RefusedError, WaitingError
-from lossy_mlflow.outbox.direct import as_the_server_has_it, away, credentials_if_it_answers
+from lossy_mlflow.outbox.direct import as_the_server_has_it, away, check_server
 from lossy_mlflow.outbox.folder import RunFolder
 from lossy_mlflow.outbox.models import ModelStore
 from lossy_mlflow.outbox.owner import this_process
@@ -47,14 +52,24 @@ from lossy_mlflow.outbox.views import (
 )
 
 _PARENT_TAG = "mlflow.parentRunId"
+_LOGGING = {
+    ("mlflow.tracking.fluent", "log_metric"),
+    ("mlflow.tracking.fluent", "log_metrics"),
+    ("mlflow.tracking._tracking_service.client", "_get_artifact_repo"),
+    ("mlflow.tracking._tracking_service.client", "_log_url"),
+}
+# Of MLflow's own functions between one of these and the store.
+_LEVELS = 4
 
 
 class OutboxStore(ModelStore):
     """The store of `outbox+http(s)://...`."""
 
     def __init__(self, store_uri: str) -> None:
+        plain = store_uri.removeprefix(PREFIX)
+        super().__init__(lambda: get_default_host_creds(plain))
         self._outbox: Outbox = outbox_for(store_uri)
-        super().__init__(lambda: credentials_if_it_answers(store_uri))
+        self._outputs: collections.defaultdict[str, list[Any]] = collections.defaultdict(list)
 
     # What is logged: never asks the server.
 
@@ -101,8 +116,13 @@ class OutboxStore(ModelStore):
         self._outbox.append(run_id, "inputs", json.loads(message_to_json(message)))
 
     def log_outputs(self, run_id: str, models: Any) -> None:
-        message = LogOutputs(models=[item.to_proto() for item in self.known_to_server(models)])
-        self._outbox.append(run_id, "outputs", json.loads(message_to_json(message)))
+        known = self.known_to_server(models)
+        if not known:
+            return
+        message = LogOutputs(models=[item.to_proto() for item in known])
+        content = json.loads(message_to_json(message))
+        self._outputs[run_id].append(content)
+        self._outbox.append(run_id, "outputs", content)
 
     def update_run_info(
         self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
@@ -172,6 +192,9 @@ class OutboxStore(ModelStore):
         """The server's answer, with what it doesn't have yet; all that is known here, where it is away."""
         folder = self._outbox.folder.run(run_id)
         there = self._outbox.knows(run_id)
+        # The address of a run's page, which MLflow prints at its end, names its experiment.
+        if there and (asked_by := _logging_caller()) and (asked_by != "_log_url" or folder.made_here()):
+            return self._local_run(run_id, RunView(outputs=self._outputs[run_id]))
         state = folder.delivered(self._outbox.uri)
         server_id = self._outbox.server_run_id(run_id)
         found: Run | None = None
@@ -311,6 +334,10 @@ class OutboxStore(ModelStore):
         """Every call that goes to the server names runs and experiments as the server does."""
         return super()._call_endpoint(api, as_the_server_has_it(self._outbox, json_body), *arguments, **named)
 
+    def log_spans(self, location: str, spans: Any, tracking_uri: str | None = None) -> Any:
+        check_server(self._outbox)
+        return super().log_spans(location, spans, tracking_uri)
+
     def _away(self, what: str, why: object) -> MlflowException:
         return away(self._outbox, what, why)
 
@@ -320,3 +347,16 @@ class OutboxStore(ModelStore):
     def _local_run(self, run_id: str, view: RunView) -> Run:
         """The run as far as this machine knows it."""
         return self._merged(run_id, defined_run(run_id, self._outbox.folder.run(run_id).definition()), view)
+
+
+def _logging_caller() -> str:
+    """The function of MLflow's that asks for a run only to log into it; '' where a reader asks.
+
+    It wants to know where artifacts go or, for a metric with a run_id, which models the run has: the server isn't waited for.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_LEVELS):
+        frame = frame.f_back if frame else None
+        if frame and (frame.f_globals.get("__name__"), frame.f_code.co_name) in _LOGGING:
+            return frame.f_code.co_name
+    return ""
