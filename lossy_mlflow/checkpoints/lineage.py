@@ -12,8 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.copies import COPIED_FROM, copies_of
 from lossy_mlflow.checkpoints.lookup import resolve_at
-from lossy_mlflow.checkpoints.reference import parse_reference
-from lossy_mlflow.tracking.connection import connect, explained
+from lossy_mlflow.checkpoints.reference import Reference, parse_reference
+from lossy_mlflow.tracking.connection import Connection, connect, explained
 from lossy_mlflow.tracking.runs import all_pages, quoted
 from lossy_mlflow.tracking.tags import number, whole_number
 
@@ -65,17 +65,10 @@ def lineage(reference: str) -> Lineage:
     with explained():
         connection = connect()
         client = connection.client
-        started = _started_from(client, str(wanted))
-        copies = copies_of(client, str(wanted))
-        if wanted.version and (started or copies) and _version(client, str(wanted)) is None:
-            found: ModelVersion | None = None
-            itself = str(wanted)
-        else:
-            checkpoint = resolve_at(connection, wanted)
-            itself = f"{checkpoint.name}/{checkpoint.version}"
-            found = client.get_model_version(checkpoint.name, str(checkpoint.version))
-            if itself != str(wanted):
-                started, copies = _started_from(client, itself), copies_of(client, itself)
+        itself, found = _find(connection, wanted)
+        started, copies = _started_from(client, itself), copies_of(client, itself)
+        if not (found or started or copies):
+            resolve_at(connection, wanted)  # which says what there is instead
         tags = found.tags if found else {}
         run_id = (found.run_id if found else "") or ""
         run = _run(client, run_id) if run_id else None
@@ -119,6 +112,14 @@ def ancestors(
             if known is not None:
                 waiting.append((origin, known))
     return found
+
+
+def _find(connection: Connection, wanted: Reference) -> tuple[str, ModelVersion | None]:
+    """The version's NAME/VERSION, and the version; None where it is gone. What no version says, an alias, must be there."""
+    if wanted.version is None:
+        checkpoint = resolve_at(connection, wanted)
+        wanted = Reference(checkpoint.name, version=checkpoint.version)
+    return str(wanted), _version(connection.client, str(wanted))
 
 
 def _started_from(client: MlflowClient, version: str) -> list[ModelVersion]:

@@ -16,7 +16,7 @@ from lossy_mlflow.errors import UsageError
 if TYPE_CHECKING:
     from lossy_mlflow.checkpoints.evidence import Evidence
     from lossy_mlflow.checkpoints.history import Entry, History
-    from lossy_mlflow.checkpoints.lineage import Lineage
+    from lossy_mlflow.checkpoints.lineage import Ancestor, Lineage
     from lossy_mlflow.checkpoints.promote import Promoted
     from lossy_mlflow.checkpoints.prune import Plan, Verdict
 
@@ -172,16 +172,16 @@ def _lineage_rows(found: Lineage) -> list[tuple[str, str]]:
         ("hparam_set", found.hparam_set),
         ("data digest", found.dataset_digest),
         ("git commit", found.git_commit),
-        *(
-            (
-                item.relation,
-                f"{item.version}{'' if item.state == 'there' else f' ({item.state})'}, as {item.of} was",
-            )
-            for item in found.ancestors
-        ),
+        *((item.relation, _ancestor(found, item)) for item in found.ancestors),
         *(("parent of", version) for version in found.started_from_it),
         *(("copied to", version) for version in found.copies),
     ]
+
+
+def _ancestor(found: Lineage, item: Ancestor) -> str:
+    gone = "" if item.state == "there" else f" ({item.state})"
+    whose = "" if item.of == found.version else f", the origin of {item.of}"
+    return f"{item.version}{gone}{whose}"
 
 
 def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
@@ -257,7 +257,8 @@ def _ask(plan: Plan) -> None:
             f"{len(plan.goes)} versions of {plan.name} would be deleted, and there is no terminal to ask at.",
             "Look first: --dry-run    then go on without being asked: --yes",
         )
-    click.confirm(f"Delete {len(plan.goes)} versions of {plan.name}?", abort=True, err=True)
+    if not click.confirm(f"Delete {len(plan.goes)} versions of {plan.name}?", err=True):
+        raise UsageError("You said no: nothing was deleted.")
 
 
 def _tell_pruned(done: Plan) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import getpass
+import os
 import platform
+import pty
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import click
 import mlflow
 import pytest
 
@@ -17,6 +21,7 @@ from lossy_mlflow.checkpoints.lineage import lineage
 from lossy_mlflow.checkpoints.promote import promote, roll_back
 from lossy_mlflow.checkpoints.promotions import Promotion, as_tag_value, next_key, time_of
 from lossy_mlflow.checkpoints.prune import plan_prune, prune
+from lossy_mlflow.cli.app import app
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
 from lossy_mlflow.tracking.who import who
 from tests.conftest import Workplace
@@ -242,6 +247,51 @@ def test_a_lineage_names_what_is_gone_and_ends_where_tags_go_in_a_circle(client:
     assert lineage("production/1").ancestors[0].state == "gone"
     client.set_model_version_tag("production", "1", "parent_version", "no reference / at all")
     assert [item.state for item in lineage("production/1").ancestors] == ["gone", "gone"]
+
+
+def test_people_read_what_scripts_get_as_json(
+    client: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lossy(*words: str) -> str:
+        capsys.readouterr()
+        app.main(list(words), prog_name="lossy", standalone_mode=False)
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    assert "Nothing of mine has been promoted yet. Promote a version: lossy promote mine/VERSION" in lossy(
+        "history", "mine"
+    )
+    assert lossy("promote", "mine/1", "--because", "a\x1b[2Jb").splitlines() == [
+        "mine@champion is version 1 now. See all: lossy history mine",
+        "Evidence for mine/1: val_loss 9.5000",
+    ]
+    assert "mine@champion is version 3 now (it was 1)." in lossy("promote", "mine/3")
+    assert "mine@champion is version 3 already, since 20" in lossy("promote", "mine/3")
+    assert "mine@champion is version 1 now (it was 3)." in lossy(
+        "promote", "mine", "--rollback", "--because", "too slow"
+    )
+    client.set_registered_model_alias("mine", "champion", "2")
+    client.delete_model_version("mine", "3")
+    told = lossy("history", "mine")
+    assert re.search(r"champion  3 \(gone\)  1         \S+  rollback: too slow  val_loss 9.5000", told)
+    # What others write can't clear a screen.
+    assert "a [2Jb" in told
+    assert "champion stands at version 2, moved by hand: its last promotion left it at 1." in told
+    assert re.search(r"^2 .* stays: alias champion$", lossy("prune", "mine", "--dry-run"), re.MULTILINE)
+    assert "Nothing of mine goes" in lossy("prune", "mine")
+    with pytest.raises(click.BadParameter, match="no length of time; write 30d"):
+        lossy("prune", "mine", "--older-than", "30")
+    with pytest.raises(UsageError, match="within one model"):
+        lossy("promote", "mine", "--rollback", "--to", "other")
+    # Asked at a terminal, and refused there.
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs) as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        os.write(ours, b"n\n")
+        with pytest.raises(UsageError, match="nothing was deleted"):
+            lossy("prune", "mine", "--keep=0", "--older-than=0s")
+    os.close(ours)
+    assert len(client.search_model_versions("name = 'mine'")) == 3
 
 
 def test_who_is_whom_the_server_knows_and_never_a_password(

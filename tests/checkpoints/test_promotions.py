@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,11 +33,11 @@ evidences = st.builds(Evidence, numbers, texts, numbers, numbers)
 
 
 def _promotion(
-    tags: dict[str, str], version: int, from_version: int | None = None, now: float = 1.8e9, **fields: object
+    tags: dict[str, str], version: int, from_version: int | None = None, now: float = 1.8e9, **fields: Any
 ) -> Promotion:
     key = next_key(tags, now, "00ff00")
     made = Promotion(key, time_of(key), "champion", from_version, version, "me@here", "", Evidence())
-    return dataclasses.replace(made, **fields)  # type: ignore[arg-type]
+    return dataclasses.replace(made, **fields)
 
 
 @given(st.lists(st.tuples(st.floats(0, 3e10), texts, evidences, st.booleans(), st.booleans()), max_size=8))
