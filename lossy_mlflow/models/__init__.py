@@ -6,7 +6,7 @@ Importing this loads no torch, so that names can be listed and models registered
 from __future__ import annotations
 
 from lossy_mlflow.models.protocols import Autoencoder, Decoder, FeatureMap, Trainable, decode, decoder_of
-from lossy_mlflow.models.registry import build_model, model_names, register_model
+from lossy_mlflow.models.registry import build_model, comes_trained, model_names, register_model
 
 __all__ = [
     "Autoencoder",
@@ -14,6 +14,7 @@ __all__ = [
     "FeatureMap",
     "Trainable",
     "build_model",
+    "comes_trained",
     "decode",
     "decoder_of",
     "model_names",
