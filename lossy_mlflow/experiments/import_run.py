@@ -195,7 +195,7 @@ def publish_all(connection: Connection, planned: Plan) -> dict[int, int]:
             log_hparams(client, run_id, first.tree)
             for item in new:
                 _publish(connection, run_id, item)
-            _keep_encoder(client, run_id, new[-1])
+            _keep_encoder(connection, run_id, new[-1])
     found = by_epoch(versions_of_run(client, run_id, first.name)) if run_id else {}
     return {epoch: int(version.version) for epoch, version in found.items()}
 
@@ -219,12 +219,12 @@ def _publish(connection: Connection, run_id: str, item: Incoming) -> None:
     publish(connection, run_id, publication, Snapshot(item.epoch, val_loss, item.weights))
 
 
-def _keep_encoder(client: MlflowClient, run_id: str, newest: Incoming) -> None:
+def _keep_encoder(connection: Connection, run_id: str, newest: Incoming) -> None:
     """Where `load_checkpoint_name` looks for it. The run has one, as a training's has: the newest file's."""
     if newest.rest:
         tensors = {f"model.{name}": tensor for name, tensor in newest.rest.items()}
         best = math.inf if newest.val_loss is None else newest.val_loss
-        TrainingStates(client, run_id).save(tensors, Progress(newest.epoch, newest.epoch, best))
+        TrainingStates(connection, run_id, None).save(tensors, Progress(newest.epoch, newest.epoch, best))
 
 
 def _common_tags(item: Incoming) -> dict[str, str]:
