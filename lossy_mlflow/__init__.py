@@ -9,12 +9,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lossy_mlflow.checkpoints import load_decoder
+    from lossy_mlflow.checkpoints import load_decoder, register_converter
     from lossy_mlflow.experiments import train
     from lossy_mlflow.hparams import Hparam, get_hparams, register_hparams
     from lossy_mlflow.models import register_model
 
-__all__ = ["Hparam", "get_hparams", "load_decoder", "register_hparams", "register_model", "train"]
+__all__ = [
+    "Hparam",
+    "get_hparams",
+    "load_decoder",
+    "register_converter",
+    "register_hparams",
+    "register_model",
+    "train",
+]
 
 _HOME = {
     "Hparam": "hparams",
@@ -22,6 +30,7 @@ _HOME = {
     "register_hparams": "hparams",
     "register_model": "models",
     "load_decoder": "checkpoints",
+    "register_converter": "checkpoints",
     "train": "experiments",
 }
 

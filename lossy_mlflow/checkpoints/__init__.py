@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lossy_mlflow.checkpoints.foreign.converters import register_converter
     from lossy_mlflow.checkpoints.load import load_decoder
     from lossy_mlflow.checkpoints.lookup import Checkpoint, list_checkpoints, list_names, resolve
     from lossy_mlflow.checkpoints.reference import Reference, parse_reference
@@ -20,6 +21,7 @@ __all__ = [
     "list_names",
     "load_decoder",
     "parse_reference",
+    "register_converter",
     "resolve",
 ]
 
@@ -30,6 +32,7 @@ _HOME = {
     "list_names": "lookup",
     "load_decoder": "load",
     "parse_reference": "reference",
+    "register_converter": "foreign.converters",
     "resolve": "lookup",
 }
 

@@ -45,10 +45,13 @@ def resolve(reference: str, chkt_step: int | None = None) -> Checkpoint:
     wanted = parse_reference(reference)
     refuse_step(wanted, chkt_step)
     with explained():
-        connection = connect()
-        model = _registered_model(connection, wanted)
-        versions = versions_of(connection.client, model)
-        return _pick(connection, wanted, versions, BEST_STEP if chkt_step is None else chkt_step)
+        return resolve_at(connect(), wanted, chkt_step)
+
+
+def resolve_at(connection: Connection, wanted: Reference, chkt_step: int | None = None) -> Checkpoint:
+    """The same on a server that is connected already. Raises NotFoundError as `resolve` does, and what MLflow raises."""
+    versions = versions_of(connection.client, registered_model(connection, wanted.name))
+    return _pick(connection, wanted, versions, BEST_STEP if chkt_step is None else chkt_step)
 
 
 def list_checkpoints(name: str) -> list[Checkpoint]:
@@ -64,7 +67,7 @@ def list_checkpoints(name: str) -> list[Checkpoint]:
         )
     with explained():
         connection = connect()
-        return versions_of(connection.client, _registered_model(connection, wanted))
+        return versions_of(connection.client, registered_model(connection, wanted.name))
 
 
 def list_names() -> list[str]:
@@ -89,19 +92,20 @@ def versions_of(client: MlflowClient, model: RegisteredModel) -> list[Checkpoint
     return sorted(checkpoints, key=lambda checkpoint: -checkpoint.version)
 
 
-def _registered_model(connection: Connection, wanted: Reference) -> RegisteredModel:
+def registered_model(connection: Connection, name: str) -> RegisteredModel:
+    """The registered model `name`. Raises NotFoundError with the names that are near."""
     try:
-        return connection.client.get_registered_model(wanted.name)
+        return connection.client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
     names = _registered_names(connection.client)
-    near = did_you_mean(wanted.name, names)
+    near = did_you_mean(name, names)
     there = near or (f"it has {len(names)} of other names." if names else "it has none yet.")
-    command = train_command(wanted.name)
+    command = train_command(name)
     way = f"Train it: {command}" if command else "See what there is: lossy checkpoints"
     raise NotFoundError(
-        f"No registered model {wanted.name!r} at {without_password(connection.uri)}; {there}",
+        f"No registered model {name!r} at {without_password(connection.uri)}; {there}",
         f"{way}    or name another server: export MLFLOW_TRACKING_URI=...",
     )
 

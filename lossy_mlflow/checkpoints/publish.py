@@ -1,9 +1,11 @@
-"""A trained decoder becomes a version of the registered model named like its label: now, or once the server answers."""
+"""A decoder becomes a version of the registered model named like its label: now, or once the server answers."""
 
 from __future__ import annotations
 
 import datetime
+import io
 import logging
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +18,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.flavor import files_sha256, refuse_unloadable, save_model, weights_sha256
-from lossy_mlflow.checkpoints.retire import has_its_label, retire_earlier_runs
-from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, versions_of_run
+from lossy_mlflow.checkpoints.retire import retire_earlier_runs, runs_if_label_is_its_own
+from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, set_alias, versions_of_run
 from lossy_mlflow.hparams import Hparam, flatten, unflatten
 from lossy_mlflow.tracking.connection import Connection, connect
 from lossy_mlflow.tracking.tags import number
@@ -33,7 +35,7 @@ _DEFERRED = "publish_checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A decoder as it was after `epoch`. `weights` lie on the CPU; `val_loss` is in nats per image."""
+    """A decoder as it was after `epoch`. `weights` lie on the CPU; `val_loss`, nats per image, is NaN where nobody knows it."""
 
     epoch: int
     val_loss: float
@@ -66,9 +68,10 @@ def ensure_registered_model(client: MlflowClient, name: str, description: str) -
 def publish(connection: Connection, run_id: str, publication: Publication, snapshot: Snapshot) -> None:
     """Make `snapshot` a version; by way of an outbox, if there is one: then it survives this process and its server's outage.
 
-    Raises UsageError where the model that the tree describes, built anew, can't take the snapshot's weights.
+    Raises UsageError where the model that the tree describes, built anew, can't take the snapshot's weights; OSError where a disk
+    is full: then nothing of it is kept.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     refuse_unloadable(snapshot.weights, publication.tree)
     arguments = {
@@ -79,13 +82,15 @@ def publish(connection: Connection, run_id: str, publication: Publication, snaps
         "val_loss": snapshot.val_loss,
         "tags": dict(publication.tags),
     }
+    # In memory, and not by save_file: of a full disk that one tells in an error of its own, without the system's number.
+    content = save(dict(snapshot.weights))
+    if connection.outbox:
+        connection.outbox.journal(run_id).defer(_DEFERRED, arguments, io.BytesIO(content))
+        return
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights.safetensors")
-        save_file(dict(snapshot.weights), weights)
-        if connection.outbox:
-            connection.outbox.journal(run_id).defer(_DEFERRED, arguments, weights)
-        else:
-            _publish(connection, run_id, arguments, weights)
+        weights.write_bytes(content)
+        _publish(connection, run_id, arguments, weights)
 
 
 def publish_deferred(run_id: str, arguments: dict[str, Any], weights: Path) -> None:
@@ -107,9 +112,9 @@ def _publish(connection: Connection, run_id: str, arguments: Mapping[str, Any], 
             # Two senders of one outbox, say: both then agree on the first.
             client.delete_model_version(name, made.version)
             log.info("epoch %d was published by another process as version %s", epoch, first.version)
-    if has_its_label(connection, name, run_id):
+    if runs := runs_if_label_is_its_own(connection, name, run_id):
         _set_aliases(client, run_id, name)
-        retire_earlier_runs(connection, name, run_id)
+        retire_earlier_runs(connection, name, runs)
 
 
 def _set_aliases(client: MlflowClient, run_id: str, name: str) -> None:
@@ -119,9 +124,12 @@ def _set_aliases(client: MlflowClient, run_id: str, name: str) -> None:
         published = found
         losses = {epoch: number(version.tags, "val_loss") for epoch, version in found.items()}
         best, last = best_and_last(losses)
+        if not any("val_loss" in version.tags for version in found.values()):
+            # Nobody has measured what was imported: its newest is what its name means.
+            best = last
         if best is not None:
-            client.set_registered_model_alias(name, "best", found[best].version)
-        client.set_registered_model_alias(name, "last", found[last].version)
+            set_alias(client, name, "best", found[best].version)
+        set_alias(client, name, "last", found[last].version)
 
 
 def _make_version(
@@ -129,7 +137,8 @@ def _make_version(
 ) -> ModelVersion:
     epoch, val_loss = arguments["epoch"], arguments["val_loss"]
     # In this order the UI shows them: what a person looks for first.
-    tags = {"epoch": str(epoch), "val_loss": repr(val_loss), **arguments["tags"]}
+    measured = {} if math.isnan(val_loss) else {"val_loss": repr(val_loss)}
+    tags = {"epoch": str(epoch), **measured, **arguments["tags"]}
     run = client.get_run(run_id)
     logged = _logged_model(client, run, epoch, tags)
     if logged.status != LoggedModelStatus.READY:
@@ -159,7 +168,7 @@ def _make_version(
         run_id=run_id,
         model_id=logged.model_id,
         tags=tags | digests,
-        description=f"Epoch {epoch}, val_loss {val_loss:.4f}.",
+        description=f"Epoch {epoch}, val_loss {val_loss:.4f}." if measured else f"Epoch {epoch}.",
         # The version is ready when the call returns; waiting would only add a thread and a message.
         await_creation_for=0,
     )

@@ -90,12 +90,14 @@ def _has_numbers(module: nn.Module) -> bool:
     return not any(tensor.is_meta for tensor in tensors)
 
 
-def differences(decoder: nn.Module, weights: Mapping[str, Tensor], what: str) -> str:
-    """The first names and shapes in which `weights`, which are `what`, and those of `decoder` differ; '' where none do."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
+def differences(
+    module: nn.Module, weights: Mapping[str, Tensor], what: str, the_modules: str = "built anew"
+) -> str:
+    """The first names and shapes in which `weights`, which are `what`, and those of `module` differ; '' where none do."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     off = [
-        f"{name}: {what} {given.get(name, 'nothing')}, built anew {wanted.get(name, 'nothing')}"
+        f"{name}: {what} {given.get(name, 'nothing')}, {the_modules} {wanted.get(name, 'nothing')}"
         for name in sorted(wanted.keys() | given.keys())
         if wanted.get(name) != given.get(name)
     ]

@@ -7,15 +7,30 @@ from collections.abc import Iterable, Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.tracking.runs import all_pages
 from lossy_mlflow.tracking.tags import whole_number
 
+# Training alone moves them, in the model of its label.
+TRAINING_ALIASES = frozenset({"best", "last"})
 
-def versions_of_run(client: MlflowClient, run_id: str, name: str) -> list[ModelVersion]:
-    """The versions of `name` that the run has made."""
+
+def versions_of_run(client: MlflowClient, run_id: str, name: str | None = None) -> list[ModelVersion]:
+    """The versions of `name` that the run has made; without a name, also the copies of them in other models."""
     found = all_pages(lambda token: client.search_model_versions(f"run_id = '{run_id}'", page_token=token))
-    return [version for version in found if version.name == name]
+    return [version for version in found if name in (None, version.name)]
+
+
+def set_alias(client: MlflowClient, name: str, alias: str, version: int | str) -> None:
+    """Set the alias, whoever else sets it at the same moment."""
+    try:
+        client.set_registered_model_alias(name, alias, str(version))
+    except MlflowException as error:
+        # MLflow looks whether the alias is there and then inserts it: of two that set it first the database refuses one.
+        if error.error_code != "BAD_REQUEST":
+            raise
+        client.set_registered_model_alias(name, alias, str(version))
 
 
 def by_epoch(versions: Iterable[ModelVersion]) -> dict[int, ModelVersion]:

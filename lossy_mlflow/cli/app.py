@@ -17,9 +17,11 @@ from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.files import download, export, verify
 from lossy_mlflow.cli.hparams import hparams
+from lossy_mlflow.cli.imports import import_
 from lossy_mlflow.cli.models import models
 from lossy_mlflow.cli.outbox import outbox
 from lossy_mlflow.cli.output import explained_stdout
+from lossy_mlflow.cli.registry import history, lineage, promote, prune
 from lossy_mlflow.cli.runs import runs
 from lossy_mlflow.cli.train import train
 from lossy_mlflow.errors import LossyError
@@ -38,6 +40,7 @@ def app(verbose: bool) -> None:
     lossy runs list                   what runs, what ran, how it ended
     lossy hparams list                the experiments that have a name
     lossy checkpoints vae10_digits    the decoders that it made
+    lossy promote vae10_digits        its best one is the champion
 
     Runs go to the server that MLFLOW_TRACKING_URI names, else to ./mlflow.db. Exit codes: 2 usage, 3 not found,
     4 conflict, 5 unreachable, 130, 138 and 143 stopped by Ctrl-C, SIGUSR1 and SIGTERM, 1 anything else.
@@ -63,7 +66,11 @@ def _send_what_waits() -> None:
             take_up(uri)
 
 
-for command in (train, runs, hparams, models, resolve, checkpoints, download, verify, export, data, outbox):
+for command in (
+    *(train, runs, hparams, models, data, outbox),
+    *(resolve, checkpoints, promote, history, lineage, prune),
+    *(import_, download, verify, export),
+):
     app.add_command(command)
 
 

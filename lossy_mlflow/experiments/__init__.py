@@ -1,6 +1,15 @@
 """The verbs, one file each. A verb takes plain values and returns a frozen dataclass; it loads torch when it needs it."""
 
+from lossy_mlflow.experiments.imports import ImportedFile, ImportResult, import_archive, import_files
 from lossy_mlflow.experiments.request import EpochDone
 from lossy_mlflow.experiments.train import TrainResult, train
 
-__all__ = ["EpochDone", "TrainResult", "train"]
+__all__ = [
+    "EpochDone",
+    "ImportResult",
+    "ImportedFile",
+    "TrainResult",
+    "import_archive",
+    "import_files",
+    "train",
+]

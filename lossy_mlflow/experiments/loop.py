@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -12,18 +13,20 @@ import torch
 from lossy_mlflow.checkpoints.flavor import refuse_unloadable
 from lossy_mlflow.checkpoints.publish import Publication, Snapshot, publish
 from lossy_mlflow.data import Splits
+from lossy_mlflow.errors import LossyError
 from lossy_mlflow.experiments.pictures import drawn_epochs, log_pictures
 from lossy_mlflow.experiments.records import AttemptRecords, describe, log_datasets
 from lossy_mlflow.experiments.request import EpochDone, Request
 from lossy_mlflow.experiments.trial import remedies
 from lossy_mlflow.hparams import flatten, origins
 from lossy_mlflow.models import decoder_of
+from lossy_mlflow.outbox.unsaved import UNSAVED_TAG
 from lossy_mlflow.tracking.ending import StoppedError
 from lossy_mlflow.tracking.metrics import EpochMetrics
 from lossy_mlflow.tracking.runs import log_hparams
 from lossy_mlflow.tracking.session import Attempt
 from lossy_mlflow.tracking.signals import StopRequest
-from lossy_mlflow.tracking.training_state import Progress, TrainingStates
+from lossy_mlflow.tracking.training_state import Progress, TrainingState, TrainingStates
 from lossy_mlflow.training import (
     EpochResult,
     NonFiniteLossError,
@@ -42,8 +45,8 @@ log = logging.getLogger("lossy_mlflow")
 
 # What of a run's tags its versions carry as well.
 _VERSION_TAGS = ("hparam_set", "e_name", "parent_version", "git_commit", "dataset_digest", "hparams_sha256")
-
-State = tuple[dict[str, torch.Tensor], Progress]
+# As much as an outbox keeps in memory of what else it can't write: the best and the newest decoder always, others while it lasts.
+_WAITING_BYTES = 64_000_000
 
 
 @dataclass(slots=True)
@@ -67,7 +70,7 @@ class Training:
         splits: Splits,
         model: torch.nn.Module,
         device: torch.device,
-        state: State | None,
+        state: TrainingState | None,
         asked: StopRequest,
     ) -> None:
         self._attempt = attempt
@@ -84,12 +87,14 @@ class Training:
         self._optimizer = make_optimizer(model, settings.learning_rate)
         self._newest = self._restore(state)
         self._metrics = EpochMetrics(self._client, self._run_id)
-        self._states = TrainingStates(self._client, self._run_id)
+        self._states = TrainingStates(attempt.connection, self._run_id, state)
         self._published: set[int] = set()
+        # What a full disk had no room for: tried again at each checkpoint.
+        self._unpublished: dict[int, Snapshot] = {}
 
     def run(self) -> None:
         """Train to the end. Raises StoppedError where somebody asks the process to stop; its newest state is stored then."""
-        with AttemptRecords(self._client, self._run_id, self._request.user_code) as records:
+        with AttemptRecords(self._attempt.connection, self._run_id, self._request.user_code) as records:
             try:
                 self._records = records
                 with explained_where_theirs(f"The model {self._request.tree.model_name!r} fails in training"):
@@ -99,6 +104,7 @@ class Training:
             except Stopped:
                 self._metrics.flush()
                 self._attempt.must_be_current()
+                self._publish_waiting()
                 self._store_state()
                 raise self._stopped() from None
             except Exception:
@@ -109,10 +115,13 @@ class Training:
                 raise
 
     def _begin(self) -> None:
-        log_hparams(self._client, self._run_id, self._request.tree)
+        with self._keeping("hparams.json"):
+            log_hparams(self._client, self._run_id, self._request.tree)
         log_datasets(self._client, self._run_id, self._splits)
         self._drawn = drawn_epochs(self._client, self._run_id)
         tags = self._client.get_run(self._run_id).data.tags
+        if (outbox := self._attempt.connection.outbox) and UNSAVED_TAG in tags:
+            outbox.journal(self._run_id).remember_unsaved(tags[UNSAVED_TAG])
         label, tree, epochs = self._request.label, self._request.tree, self._settings.epochs
         version_tags = {key: tags[key] for key in _VERSION_TAGS if key in tags}
         self._publication = Publication(label, describe(label, tree), tree, version_tags)
@@ -126,10 +135,10 @@ class Training:
                 # What another model gave isn't asked for again: that one may have moved on by then.
                 self._store_state()
 
-    def _restore(self, state: State | None) -> _Newest:
+    def _restore(self, state: TrainingState | None) -> _Newest:
         if state is None:
             return _Newest(state_tensors(self._model, self._optimizer), Snapshot(0, float("inf"), {}))
-        tensors, progress = state
+        tensors, progress = state.tensors, state.progress
         best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
         own = {key: value for key, value in tensors.items() if not key.startswith("best.")}
         load_state_tensors(self._model, self._optimizer, own)
@@ -189,14 +198,32 @@ class Training:
 
     def _draw(self, epoch: int) -> None:
         if epoch not in self._drawn:
-            log_pictures(self._client, self._run_id, self._request.tree, self._model, self._val, epoch)
-            self._drawn.add(epoch)
+            with self._keeping(f"pictures of epoch {epoch}"):
+                log_pictures(self._client, self._run_id, self._request.tree, self._model, self._val, epoch)
+                self._drawn.add(epoch)
 
     def _publish(self, newest: Snapshot) -> None:
         for snapshot in (self._newest.best, newest):
             if snapshot.epoch and snapshot.epoch not in self._published:
+                self._unpublished[snapshot.epoch] = snapshot
+        self._publish_waiting()
+        wanted = (self._newest.best.epoch, newest.epoch)
+        for snapshot in list(self._unpublished.values()):
+            size = sum(
+                tensor.nbytes for item in self._unpublished.values() for tensor in item.weights.values()
+            )
+            if size > _WAITING_BYTES and snapshot.epoch not in wanted:
+                del self._unpublished[snapshot.epoch]
+
+    def _publish_waiting(self) -> None:
+        for epoch, snapshot in sorted(self._unpublished.items()):
+            with self._keeping(f"version of epoch {epoch}"):
                 publish(self._attempt.connection, self._run_id, self._publication, snapshot)
-                self._published.add(snapshot.epoch)
+                self._published.add(epoch)
+                del self._unpublished[epoch]
+
+    def _keeping(self, what: str) -> AbstractContextManager[None]:
+        return self._attempt.connection.keeping(self._run_id, what)
 
     def _store_state(self) -> None:
         newest = self._newest
@@ -204,8 +231,9 @@ class Training:
             return
         tensors = newest.state | {f"best.{name}": value for name, value in newest.best.weights.items()}
         progress = Progress(newest.epoch, newest.best.epoch, newest.best.val_loss)
-        self._states.save(tensors, progress)
-        newest.stored_epoch = newest.epoch
+        with self._keeping("training state"):
+            self._states.save(tensors, progress)
+            newest.stored_epoch = newest.epoch
 
     def _finish(self) -> None:
         epoch = self._newest.epoch
@@ -214,12 +242,31 @@ class Training:
             noise = generator_for(self._settings.seed, "iwae", 0, self._device)
             bound, error = iwae_bound(self._model, self._val, samples, noise)
             self._metrics.log_once({"val_iwae_bound": bound, "val_iwae_bound_se": error}, epoch)
+        if self._unpublished:
+            # A run that says FINISHED would not be gone on with, and nobody would have its decoder.
+            raise LossyError(
+                f"{self._request.label} is trained, but no disk has room for its decoder of epoch"
+                f" {' and '.join(map(str, self._unpublished))}; {self._saved()}.",
+                f"Free some space, then the same again: {same_command(self._request)}",
+            )
 
     def _stopped(self) -> StoppedError:
+        asked, epoch = self._asked.name, self._newest.epoch
         return StoppedError(
-            self._asked.name,
-            f"{self._request.label} was stopped by {self._asked.name} after epoch {self._newest.epoch}; its state is saved.",
+            asked,
+            f"{self._request.label} was stopped by {asked} after epoch {epoch}; {self._saved()}.",
             f"Go on from there: {same_command(self._request)}",
+        )
+
+    def _saved(self) -> str:
+        """How far the same command would find it."""
+        stored = self._newest.stored_epoch
+        if stored == self._newest.epoch:
+            return "its state is saved"
+        return (
+            f"its newest state that could be saved is of epoch {stored}"
+            if stored > 0
+            else "no state could be saved"
         )
 
 

@@ -13,6 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from lossy_mlflow.data import Splits
 from lossy_mlflow.hparams import Hparam
+from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.provenance import (
     git_commit,
     installed_packages,
@@ -57,10 +58,11 @@ class AttemptRecords:
     The log is stored on leaving, however the block ends; a log that can't be stored is not in the way of what ended it.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, user_code: Path | None) -> None:
-        self._client = client
+    def __init__(self, connection: Connection, run_id: str, user_code: Path | None) -> None:
+        self._connection = connection
+        self._client = connection.client
         self._run_id = run_id
-        number = len(artifacts_of(client, run_id).list_artifacts("attempts")) + 1
+        number = len(artifacts_of(connection.client, run_id).list_artifacts("attempts")) + 1
         self._folder = f"attempts/{number}"
         self._user_code = user_code
         self._log_file = log_file("train.log")
@@ -87,4 +89,6 @@ class AttemptRecords:
         self._log_file.__exit__(None, None, None)
 
     def _log_text(self, text: str, name: str) -> None:
-        log_text(self._client, self._run_id, text, f"{self._folder}/{name}")
+        path = f"{self._folder}/{name}"
+        with self._connection.keeping(self._run_id, path):
+            log_text(self._client, self._run_id, text, path)

@@ -68,7 +68,7 @@ def _take_encoder(connection: Connection, checkpoint: Checkpoint, model: torch.n
         return _no_encoder(checkpoint, error.what)
     if state is None:
         return _no_encoder(checkpoint, "its run has no training state")
-    tensors, progress = state
+    tensors, progress = state.tensors, state.progress
     rest = {
         name.removeprefix("model."): value
         for name, value in tensors.items()

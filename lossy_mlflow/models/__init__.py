@@ -1,4 +1,4 @@
-"""Models: what a decoder is, which ones there are by name, and the VAEs that come with the package.
+"""Models: what a decoder is, which ones there are by name, and the VAEs and generators that come with the package.
 
 Importing this loads no torch, so that names can be listed and models registered at once; building one does.
 """

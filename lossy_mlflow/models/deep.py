@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import nn
@@ -16,13 +16,14 @@ def deep_vae(tree: Hparam) -> Vae:
     """The encoder has the layers that `model_train.hidden_sizes` lists, the decoder the reverse."""
     n_pixels, z_size = image_shape(tree).size, whole_number(tree, "model_train.z_size")
     hidden = whole_numbers(tree, "model_train.hidden_sizes")
-    decoder = nn.Sequential(*_layers([z_size, *reversed(hidden), n_pixels]), nn.Sigmoid())
-    return Vae(nn.Sequential(*_layers([n_pixels, *hidden, 2 * z_size])), gaussian_decoder(decoder, tree))
+    decoder = nn.Sequential(*linear_layers([z_size, *reversed(hidden), n_pixels], nn.Tanh), nn.Sigmoid())
+    encoder = nn.Sequential(*linear_layers([n_pixels, *hidden, 2 * z_size], nn.Tanh))
+    return Vae(encoder, gaussian_decoder(decoder, tree))
 
 
-def _layers(sizes: Sequence[int]) -> list[nn.Module]:
-    """Linear layers from size to size, with tanh between them."""
+def linear_layers(sizes: Sequence[int], activation: Callable[[], nn.Module]) -> list[nn.Module]:
+    """Linear layers from size to size, with the activation between them."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), nn.Tanh()]
+        layers += [nn.Linear(n_in, n_out), activation()]
     return layers[:-1]

@@ -22,6 +22,9 @@ _BUILT_IN = {
     "linear_vae": "lossy_mlflow.models.linear",
     "deep_vae": "lossy_mlflow.models.deep",
     "dcgan_vae": "lossy_mlflow.models.dcgan",
+    "mlp_generator": "lossy_mlflow.models.generators",
+    "dcgan_generator": "lossy_mlflow.models.generators",
+    "aae_decoder": "lossy_mlflow.models.generators",
 }
 # The fields of ours that say how large a model is.
 _SIZES = ("model_train.z_size", "model_train.hidden_sizes", "model_train.n_filters")

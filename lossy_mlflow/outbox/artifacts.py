@@ -10,13 +10,15 @@ from typing import Any
 
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.utils.async_logging.run_operations import RunOperations
 
-from lossy_mlflow.outbox.address import PREFIX
+from lossy_mlflow.outbox.address import PREFIX, server_uri
 from lossy_mlflow.outbox.api import MissingError, WaitingError
+from lossy_mlflow.outbox.direct import away, is_away
 from lossy_mlflow.outbox.program import Outbox, outbox_for, read_artifact_uri
 from lossy_mlflow.outbox.target import get_run
 
@@ -30,6 +32,7 @@ class OutboxArtifacts(ArtifactRepository):
         super().__init__(artifact_uri, tracking_uri, registry_uri)
         server, self._run_id, self._root = read_artifact_uri(artifact_uri)
         self._outbox: Outbox = outbox_for(PREFIX + server)
+        self._server_repository: ArtifactRepository | None = None
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         verify_artifact_path(artifact_path)
@@ -98,13 +101,64 @@ class OutboxArtifacts(ArtifactRepository):
         return dict(folder.view().artifacts) if folder.path.exists() else {}
 
     def _on_server(self) -> ArtifactRepository | None:
-        """The server's own repository; None where it can't be asked now."""
+        """The server's own repository; None where it can't be asked now, and all there is is known here.
+
+        Raises MlflowException where it isn't.
+        """
         server_id = self._outbox.server_run_id(self._run_id)
         if server_id is None:
             return None
         try:
-            uri = self._outbox.ask(lambda api: get_run(api, server_id)).artifact_uri
-        except (WaitingError, MissingError):
-            return None
-        full = posixpath.join(uri, self._root) if self._root else uri
-        return get_artifact_repository(full, tracking_uri=self._outbox.uri.removeprefix(PREFIX))
+            # Where a run's artifacts are never changes: a download of many files asks for it once.
+            if self._server_repository is None:
+                uri = self._outbox.ask(lambda api: get_run(api, server_id)).artifact_uri
+                full = posixpath.join(uri, self._root) if self._root else uri
+                plain = self._outbox.uri.removeprefix(PREFIX)
+                self._server_repository = get_artifact_repository(full, tracking_uri=plain)
+            self._outbox.check_server()
+        except (WaitingError, MissingError) as error:
+            if self._outbox.folder.run(self._run_id).made_here():
+                return None
+            raise away(self._outbox, f"for the artifacts of the run {self._run_id}", error) from None
+        return self._server_repository
+
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+        raise MlflowException(
+            f"The outbox deletes no artifacts ({artifact_path or 'all'} of the run {self._run_id})."
+            f" Name the server itself: MLFLOW_TRACKING_URI={server_uri(self._outbox.uri)}",
+            INVALID_PARAMETER_VALUE,
+        )
+
+    def has_models_elsewhere(self) -> bool:
+        """Whether the run may have logged models, whose files are not among its own."""
+        folder = self._outbox.folder.run(self._run_id)
+        return not folder.made_here() or bool(folder.view().outputs)
+
+    def raise_if_away(self) -> None:
+        """Raises MlflowException where what is asked for is on the server, and that is away."""
+        self._on_server()
+
+
+class OutboxRuns(RunsArtifactRepository):
+    """MLflow's own repository of `runs:` URIs, which asks the server for models wherever it looks for a file."""
+
+    def _get_logged_model_artifact_repo(self, run_id: str, name: str) -> ArtifactRepository | None:
+        try:
+            return super()._get_logged_model_artifact_repo(run_id, name)
+        except MlflowException as error:
+            if (
+                is_away(error)
+                and isinstance(self.repo, OutboxArtifacts)
+                and not self.repo.has_models_elsewhere()
+            ):
+                return None
+            raise
+
+    def download_artifacts(self, artifact_path: str, dst_path: str | None = None) -> str:
+        try:
+            return super().download_artifacts(artifact_path, dst_path)
+        except MlflowException:
+            # It says that the path is wrong, whatever the reason.
+            if isinstance(self.repo, OutboxArtifacts):
+                self.repo.raise_if_away()
+            raise

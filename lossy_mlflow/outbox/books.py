@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lossy_mlflow.errors import ConflictError, NotFoundError, UnreachableError, UsageError, did_you_mean
 from lossy_mlflow.outbox.address import outbox_root, server_uri
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder, server_folders
+from lossy_mlflow.outbox.writers import is_being_written
 
 if TYPE_CHECKING:
     from lossy_mlflow.outbox.deliver import RunDelivery
@@ -70,7 +71,7 @@ def _describe(run: RunFolder, uri: str) -> OutboxRun:
         oldest_s=max(0.0, time.time() - min(oldest) / 1000) if oldest else None,
         refused=state.refused,
         error=state.error,
-        being_written=any(segment.owner is not None and segment.owner.lives() for segment in run.segments()),
+        being_written=is_being_written(run),
         folder=str(run.path),
     )
 

@@ -5,7 +5,8 @@
 A call names a function of the entry-point group `lossy_mlflow.deferred_calls`, its JSON arguments, and a file that was copied
 with it. It is carried out in a process of its own, which may import what it likes: a sender stays small. The function is
 called as `function(run_id, arguments, file)`, with the run's id on the server and MLFLOW_TRACKING_URI naming the server, and may
-be called again for what it has done already: a crash in the middle, or two senders at once, are its to bear.
+be called again for what it has done already: a crash in the middle is its to bear. Of a run one process at a time carries calls
+out, save where senders of several machines deliver the same folder.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any
 
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.outbox.address import server_uri
+from lossy_mlflow.outbox.claim import claim, holder_lives, release
 from lossy_mlflow.outbox.folder import RunFolder
+from lossy_mlflow.outbox.owner import this_place
 
 GROUP = "lossy_mlflow.deferred_calls"
 Handler = Callable[[str, dict[str, Any], Path], None]
@@ -53,7 +56,7 @@ class CallRunner:
         Returns the names of those that were done since the last time, and why the next one fails, or ''.
         """
         if self._work is None:
-            if time.monotonic() >= self._not_before:
+            if time.monotonic() >= self._not_before and not holder_lives(_turn(self._folder)):
                 self._work = (run_id, *self._start(names, run_id))
             return [], ""
         for_run, process, output = self._work
@@ -107,10 +110,13 @@ def handler(name: str) -> Handler:
     return function
 
 
-def main() -> None:
-    """Carry out the calls in turn, up to the first that fails; each outcome is a line."""
-    path, run_id, *names = sys.argv[1:]
-    folder = RunFolder(Path(path))
+def _turn(folder: RunFolder) -> Path:
+    """Held by the process that carries out the run's calls in this place: it may outlive the sender that has started it."""
+    return folder.path / f"calls-{this_place()}"
+
+
+def _carry_out(folder: RunFolder, run_id: str, names: Sequence[str]) -> None:
+    """The calls in turn, up to the first that fails; each outcome is a line."""
     calls = {call.name: call for call in folder.calls()}
     for name in names:
         call = calls[name]
@@ -124,6 +130,17 @@ def main() -> None:
             print(f"{_OUTCOME}error {call.function}: {words[:500]}", flush=True)
             return
         print(f"{_OUTCOME}done {name}", flush=True)
+
+
+def main() -> None:
+    path, run_id, *names = sys.argv[1:]
+    folder = RunFolder(Path(path))
+    if not claim(_turn(folder)):
+        return
+    try:
+        _carry_out(folder, run_id, names)
+    finally:
+        release(_turn(folder))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
+from lossy_mlflow.outbox.folder import open_private
 from lossy_mlflow.outbox.owner import Owner, read_owner, this_place, this_process
 
 
@@ -32,8 +34,8 @@ def claim(path: Path) -> bool:
     if path.exists() and not _remove_dead(path):
         return False
     mine = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    mine.touch(mode=0o600)
-    mine.write_text(str(this_process()))
+    with os.fdopen(open_private(mine, os.O_WRONLY | os.O_EXCL), "w") as file:
+        file.write(str(this_process()))
     try:
         path.hardlink_to(mine)
     except FileExistsError:

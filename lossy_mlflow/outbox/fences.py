@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """From `time` (ms since 1970) on the process `owner` writes as the attempt `name`. Until then `before` had the run."""
+    """From `time` (ms since 1970) on the process `owner` writes as the attempt `name`. Until then `before` had the run.
+
+    The processes that an attempt has started, and that log into its run, have a fence of its name each.
+    """
 
     name: str
     before: str
@@ -22,12 +25,28 @@ class Fence:
     time: int
 
 
+def in_order(fences: Sequence[Fence]) -> list[Fence]:
+    """Each behind the one that it found in possession, if that stands here; else by their times.
+
+    Not by their times alone: the clock may have been set back between two attempts, and two machines have two.
+    """
+    rest = sorted(fences, key=lambda fence: fence.time)
+    ordered: list[Fence] = []
+    while rest:
+        to_come = {fence.name for fence in rest}
+        # A line that bites its own tail is none that an attempt has drawn: by its times then.
+        following = next((fence for fence in rest if fence.before not in to_come - {fence.name}), rest[0])
+        ordered.append(following)
+        rest.remove(following)
+    return ordered
+
+
 # By a fence's name: '' where the run is, or was, in its hands; else the key of the run that takes what it logs.
 Verdicts = Mapping[str, str]
 
 
 def judge(fences: Sequence[Fence], verdicts: Verdicts, holder: str, key: str) -> tuple[dict[str, str], str]:
-    """What becomes of each fence, oldest first, and who has the run then, which the tag on the server has to say.
+    """What becomes of each fence, in their order (`in_order`), and who has the run then, which the tag on the server has to say.
 
     `holder`: what the tag says now, `key`: the run's own key. A fence that has lost stays lost, so that what it logs stays in one
     place; one that had the run has lost what is not delivered yet, once somebody else has taken it, unless that was done here.

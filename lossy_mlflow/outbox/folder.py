@@ -6,10 +6,11 @@
     OUTBOX/SERVER/runs/KEY/run.json       what the run was created with
     OUTBOX/SERVER/runs/KEY/OWNER.N.log    journal segments: each has one writer, and is only ever appended to
     OUTBOX/SERVER/runs/KEY/calls/TIME-NAME.json     a deferred call
-    OUTBOX/SERVER/runs/KEY/fences/TIME-NAME.json    who took the run up, and when
+    OUTBOX/SERVER/runs/KEY/fences/TIME-NAME-OWNER.json    who took the run up, and when
     OUTBOX/SERVER/runs/KEY/files/NAME     artifacts, and the files of deferred calls, copied
     OUTBOX/SERVER/runs/KEY/delivered-SERVER.json    how far that server has it all; replaced as a whole
     OUTBOX/SERVER/runs/KEY/refused.jsonl  what the server refused for good, with its words
+    OUTBOX/SERVER/runs/KEY/calls-PLACE    the process that carries out its deferred calls on this machine
     OUTBOX/SERVER/sender-PLACE            the process that sends from here on this machine
 
 A file of this kind works on a network file system as well, where neither locks nor SQLite's journal are to be trusted.
@@ -29,13 +30,15 @@ from typing import Any
 
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.outbox.address import outbox_root, server_uri, short_name
-from lossy_mlflow.outbox.fences import Fence, destination
+from lossy_mlflow.outbox.fences import Fence, destination, in_order
 from lossy_mlflow.outbox.owner import Owner, read_owner
 from lossy_mlflow.outbox.records import Record, RunView, decode, encode, fold
 
 FORMAT = 1
 _PRIVATE_FOLDER = 0o700
-_PRIVATE_FILE = 0o600
+# A program's first minutes: params, tags, some files.
+_ROOM_BYTES = 100_000
+_TAIL_BYTES = 65_536
 # A run's key becomes a folder's name: what a program calls its run must not lead anywhere else.
 _SAFE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
@@ -44,18 +47,24 @@ def make_private_folder(path: Path) -> None:
     path.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
 
 
+def open_private(path: Path, flags: int) -> int:
+    """A descriptor of the file; one that this makes is the user's alone. Raises OSError."""
+    return os.open(path, flags | os.O_CREAT, 0o600)
+
+
 def write_whole(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
     """Replace the file at `path` by `content` as JSON, at once. `durable`: it is on the disk when this returns."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE), "w") as file:
+        with os.fdopen(open_private(aside, os.O_WRONLY | os.O_EXCL), "w") as file:
             json.dump(content, file, indent=1)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         aside.replace(path)
     except OSError:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         raise
     if durable:
         sync(path.parent)
@@ -89,7 +98,6 @@ class Delivered:
 
     uri: str
     server_run_id: str = ""
-    experiment_id: str = ""
     offsets: dict[str, int] = field(default_factory=dict)
     file_offsets: dict[str, int] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -103,7 +111,7 @@ class Delivered:
 
     def forget(self) -> None:
         """The server has nothing of it: all is to be sent again."""
-        self.server_run_id, self.experiment_id, self.offsets, self.file_offsets = "", "", {}, {}
+        self.server_run_id, self.offsets, self.file_offsets = "", {}, {}
         self.calls, self.verdicts = [], {}
 
 
@@ -131,6 +139,11 @@ class Segment:
                 data += more
         found = decode(data, offset)
         return found.records, found.end, found.damaged
+
+    def last(self) -> Record | None:
+        """Its last record, without reading all of it if that can be."""
+        records = self.read(max(0, self.size() - _TAIL_BYTES))[0] or self.read(0)[0]
+        return records[-1][1] if records else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +181,11 @@ class RunFolder:
             )
         return found
 
+    def made_here(self) -> bool:
+        """Whether it was created by way of this outbox: then all of it is known here."""
+        definition = self.definition()
+        return bool(definition) and "server_run_id" not in definition
+
     def define(self, content: Mapping[str, Any]) -> None:
         make_private_folder(self.path)
         write_whole(self.path / "run.json", {"format": FORMAT, **content}, durable=True)
@@ -175,8 +193,7 @@ class RunFolder:
 
     def append(self, segment: str, record: Record) -> None:
         """Add a record of another run's journal under the name of its segment, and so of its writer."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-        with os.fdopen(os.open(self.path / segment, flags, _PRIVATE_FILE), "r+b") as file:
+        with os.fdopen(open_private(self.path / segment, os.O_RDWR | os.O_APPEND), "r+b") as file:
             end = file.seek(0, os.SEEK_END)
             # A full disk may have torn what was written last: it must not spoil this line.
             torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
@@ -185,9 +202,9 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def take_file(self, name: str, other: RunFolder) -> None:
-        """Have the file of another run as well."""
+        """Have the file of another run as well; one that isn't there, superseded by a later one, isn't needed here either."""
         make_private_folder(self.files)
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
             (self.files / name).hardlink_to(other.files / name)
 
     def take_call(self, call: Call, other: RunFolder) -> None:
@@ -200,6 +217,10 @@ class RunFolder:
             name, _, _ = path.name.removesuffix(".log").rpartition(".")
             found.append(Segment(path, read_owner(name)))
         return found
+
+    def newest_time(self) -> int:
+        """The time of its newest record, in milliseconds since 1970; 0 where it has none."""
+        return max((last.time for segment in self.segments() if (last := segment.last())), default=0)
 
     def add_call(self, call: Call) -> None:
         make_private_folder(self.path / "calls")
@@ -215,12 +236,16 @@ class RunFolder:
 
     def add_fence(self, fence: Fence) -> None:
         make_private_folder(self.path / "fences")
-        write_whole(self.path / "fences" / f"{fence.time}-{fence.name}.json", asdict(fence), durable=True)
+        write_whole(
+            self.path / "fences" / f"{fence.time}-{fence.name}-{fence.owner}.json",
+            asdict(fence),
+            durable=True,
+        )
 
     def fences(self) -> list[Fence]:
-        """The oldest first."""
+        """In the order in which they took the run."""
         found = [read_json(path) for path in (self.path / "fences").glob("[!.]*.json")]
-        return sorted((Fence(**content) for content in found if content), key=lambda fence: fence.time)
+        return in_order([Fence(**content) for content in found if content])
 
     def waiting_calls(self, uri: str) -> list[Call]:
         """Those that were not carried out with this server."""
@@ -246,8 +271,7 @@ class RunFolder:
     def refuse(self, entry: Mapping[str, Any]) -> None:
         """Set aside what the server refused for good."""
         line = json.dumps(entry) + "\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with os.fdopen(os.open(self.path / "refused.jsonl", flags, _PRIVATE_FILE), "a") as file:
+        with os.fdopen(open_private(self.path / "refused.jsonl", os.O_WRONLY | os.O_APPEND), "a") as file:
             file.write(line)
 
     def records(self, offsets: Mapping[str, int] | None = None) -> list[tuple[str, Record]]:
@@ -280,6 +304,11 @@ class RunFolder:
                     found.append(record)
         return found + [Record(call.time, "call", call.function) for call in self.calls(state.calls)]
 
+    def is_superseded(self, artifact: Mapping[str, Any], verdicts: Mapping[str, str]) -> bool:
+        """Whether the path of this artifact's record was logged again since: its writer may have removed the copy then."""
+        newest = fold(self.own_records(verdicts)).artifacts.get(artifact["path"])
+        return newest is not None and newest["file"] != artifact["file"]
+
     def view(self, offsets: Mapping[str, int] | None = None) -> RunView:
         """What its records, behind `offsets`, add up to."""
         return fold(self.records(offsets))
@@ -296,7 +325,7 @@ class ServerFolder:
         return cls(outbox_root() / short_name(uri))
 
     def prepare(self, uri: str) -> None:
-        """Make the folder, private to the user; raises OSError where that can't be."""
+        """Make the folder, private to the user; raises OSError where that can't be, or the disk is full."""
         for path in (
             self.path.parent,
             self.path,
@@ -309,6 +338,11 @@ class ServerFolder:
         if read_json(self.path / "server.json") is None:
             write_whole(self.path / "server.json", {"format": FORMAT, "uri": server_uri(uri)}, durable=True)
             sync(self.path.parent)
+        room = self.path / f".room.{uuid.uuid4().hex}"
+        try:
+            room.write_bytes(bytes(_ROOM_BYTES))
+        finally:
+            room.unlink(missing_ok=True)
 
     def uri(self) -> str | None:
         found = read_json(self.path / "server.json")

@@ -1,7 +1,8 @@
 """The writing end: this process's own segments, one per run, and the thread that brings them to the disk.
 
 A record is in the kernel's hands when `append` returns, so that it survives the death of the process; within a second it is on
-the disk. A disk that can't take it doesn't stop the program: records wait in memory until it can again.
+the disk. A disk that can't take it doesn't stop the program: records wait in memory until it can again, and what can't
+be kept is counted and told (see `unsaved`).
 """
 
 from __future__ import annotations
@@ -9,29 +10,30 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
-import logging
 import os
 import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lossy_mlflow.outbox.fences import Fence
-from lossy_mlflow.outbox.folder import Call, RunFolder, make_private_folder, sync
+from lossy_mlflow.outbox.folder import Call, RunFolder, make_private_folder, open_private, sync
 from lossy_mlflow.outbox.owner import this_process
 from lossy_mlflow.outbox.records import Kind, Record, encode
-
-log = logging.getLogger("lossy_mlflow.outbox")
+from lossy_mlflow.outbox.unsaved import UNSAVED_TAG, Unsaved, in_words
 
 # Half of the promise's second: one turn to notice, one to write.
 KEEP_EVERY_S = 0.5
+BEAT_EVERY_S = 30.0
 _SEGMENT_BYTES = 4_000_000
 _BACKLOG_BYTES = 64_000_000
 _TRY_AGAIN_AFTER_S = 1.0
 _COPY_BYTES = 1_000_000
+_ATTEMPT_VARIABLE = "LOSSY_ATTEMPT"
 
 _clock_lock = threading.Lock()
 _newest_time = 0
@@ -46,11 +48,11 @@ def _renew_clock_lock() -> None:
 os.register_at_fork(after_in_child=_renew_clock_lock)
 
 
-def now_ms() -> int:
-    """The time in milliseconds since 1970. It never goes backwards within a process, though the machine's clock may."""
+def now_ms(after: int = 0) -> int:
+    """The time in milliseconds since 1970, later than `after`. It never goes backwards, though the machine's clock may."""
     global _newest_time
     with _clock_lock:
-        _newest_time = max(_newest_time, int(time.time() * 1000))
+        _newest_time = max(_newest_time, after + 1, int(time.time() * 1000))
         return _newest_time
 
 
@@ -59,6 +61,7 @@ class Journal:
 
     def __init__(self, folder: RunFolder, definition: Mapping[str, Any] | None) -> None:
         self.folder = folder
+        self.unsaved = Unsaved(folder.path)
         self._definition = definition
         self._lock = threading.Lock()
         self._descriptor: int | None = None
@@ -67,82 +70,111 @@ class Journal:
         self._number = 0
         self._unsynced = False
         self._unsynced_files: list[Path] = []
+        self._newest_copies: dict[str, Path] = {}
+        self._superseded: list[Path] = []
         self._backlog: collections.deque[bytes] = collections.deque()
         self._backlog_bytes = 0
         self._tried = 0.0
-        self.lost = 0
+        self._told = ""
+        # What is said from here on comes after all that was said, though the clock was set back since.
+        with contextlib.suppress(OSError):
+            now_ms(after=folder.newest_time())
+            self._join_attempt()
         with self._lock:
             self._write_backlog()
 
     def append(self, kind: Kind, content: Any) -> None:
-        """Keep one record. Never raises for what a disk does: see `waiting_in_memory` and `lost`."""
+        """Keep one record. Never raises for what a disk does: see `waiting_in_memory` and `unsaved`."""
         with self._lock:
-            line = encode(Record(now_ms(), kind, content))
-            if self._backlog or self._definition is not None:
-                self._keep_in_memory(line)
-                if time.monotonic() - self._tried > _TRY_AGAIN_AFTER_S:
-                    self._write_backlog()
-                return
-            try:
-                self._write(line)
-            except OSError as error:
-                self._keep_in_memory(line)
-                self._complain(error)
+            self._append(kind, content)
+
+    def _append(self, kind: Kind, content: Any) -> None:
+        line = encode(Record(now_ms(), kind, content))
+        if self._backlog or self._definition is not None:
+            self._keep_in_memory(line)
+            if time.monotonic() - self._tried > _TRY_AGAIN_AFTER_S:
+                self._write_backlog()
+            return
+        try:
+            self._write(line)
+        except OSError as error:
+            self._keep_in_memory(line)
+            self.unsaved.complain(error)
 
     def add_file(self, source: Path, path: str) -> None:
-        """Keep a copy of the file `source` as the run's artifact `path`; the record comes after the copy is whole."""
-        copy = self._copy(source)
-        if copy is None:
-            return
+        """Keep a copy of the file `source` as the run's artifact `path`. Raises OSError where `source` can't be opened."""
+        with source.open("rb") as content, self.unsaved.keeping(path):
+            self.keep_file(content, path)
+
+    def keep_file(self, content: BinaryIO, path: str) -> None:
+        """The same for whoever tries again: raises OSError where the disk doesn't take it, and then nothing is kept.
+
+        The record comes after the copy is whole.
+        """
+        copy, size = self._copy(content)
         with self._lock:
             self._unsynced_files.append(copy)
-        self.append("artifact", {"file": copy.name, "path": path, "size": copy.stat().st_size})
+            self._append("artifact", {"file": copy.name, "path": path, "size": size})
+            # Not before this one is on the disk: see `keep`.
+            if before := self._newest_copies.get(path):
+                self._superseded.append(before)
+            self._newest_copies[path] = copy
 
-    def defer(self, function: str, arguments: dict[str, Any], source: Path) -> None:
-        """Keep a deferred call (see `calls`), with a copy of the file `source`; both are on the disk when this returns."""
-        copy = self._copy(source)
-        if copy is None:
-            return
+    def defer(self, function: str, arguments: dict[str, Any], content: BinaryIO) -> None:
+        """Keep a deferred call (see `calls`), with `content` as its file; both are on the disk when this returns.
+
+        Raises OSError: nothing is kept.
+        """
+        copy, size = self._copy(content)
         time_ms = now_ms()
         try:
             sync(copy)
-            name, size = f"{time_ms}-{copy.name}", copy.stat().st_size
             owner = str(this_process())
-            self.folder.add_call(Call(name, owner, time_ms, function, arguments, copy.name, size))
+            self.folder.add_call(
+                Call(f"{time_ms}-{copy.name}", owner, time_ms, function, arguments, copy.name, size)
+            )
         except OSError as error:
-            self._lose(copy, error)
+            raise self._without(copy, error) from error
 
     def take(self, tag: str, before: str, name: str) -> None:
-        """From here on this process writes as the attempt `name` (see `fences`)."""
+        """From here on this process, and each that it starts, writes as the attempt `name` (see `fences`)."""
+        with self._lock:
+            # What it wrote before may belong to another run than what comes now: neither takes the other's place.
+            self._newest_copies.clear()
         try:
             self.folder.add_fence(Fence(name, before, tag, str(this_process()), now_ms()))
+            os.environ[_ATTEMPT_VARIABLE] = name
         except OSError as error:
             with self._lock:
-                self._complain(error)
+                self.unsaved.complain(error)
 
-    def _copy(self, source: Path) -> Path | None:
-        """A copy of `source` in the outbox; None where the disk doesn't take it, which is told."""
+    def _join_attempt(self) -> None:
+        """What took the run may have started this process to log into it as well: then both have it, or have lost it."""
+        if name := os.environ.get(_ATTEMPT_VARIABLE):
+            for fence in [fence for fence in self.folder.fences() if fence.name == name][:1]:
+                self.folder.add_fence(replace(fence, owner=str(this_process()), time=now_ms()))
+
+    def _copy(self, content: BinaryIO) -> tuple[Path, int]:
+        """A copy of `content` in the outbox, and its size in bytes."""
         copy = self.folder.files / uuid.uuid4().hex
         try:
             make_private_folder(self.folder.files)
-            _copy_privately(source, copy)
+            with os.fdopen(open_private(copy, os.O_WRONLY | os.O_EXCL), "wb") as written:
+                shutil.copyfileobj(content, written, _COPY_BYTES)
+            return copy, copy.stat().st_size
         except OSError as error:
-            if error.filename == str(source):
-                raise  # the caller's own mistake
-            self._lose(copy, error)
-            return None
-        return copy
+            raise self._without(copy, error) from error
 
-    def _lose(self, copy: Path, error: OSError) -> None:
+    def _without(self, copy: Path, error: OSError) -> OSError:
+        """`error` with the name of the file, which a full disk's doesn't have; what there is of the copy is removed."""
         with contextlib.suppress(OSError):
             copy.unlink()
-        with self._lock:
-            self.lost += 1
-            self._complain(error)
+        return OSError(error.errno, error.strerror, str(copy))
 
     def keep(self) -> None:
         """Bring what was appended to the disk; called by the keeper's thread."""
         with self._lock:
+            self._tell()
             if self._backlog or self._definition is not None:
                 self._write_backlog()
             try:
@@ -151,23 +183,53 @@ class Journal:
                     os.dup(self._descriptor) if self._descriptor is not None and self._unsynced else None
                 )
             except OSError as error:
-                self._complain(error)
+                self.unsaved.complain(error)
                 return
             self._unsynced = False
             files, self._unsynced_files = self._unsynced_files, []
+            superseded: list[Path] = []
+            if not self._backlog:
+                superseded, self._superseded = self._superseded, []
         try:
             for path in [*files, self.folder.files] if files else []:
                 _sync_if_there(path)
             if descriptor is not None:
                 os.fsync(descriptor)
+            # A copy whose path was logged again has no use any more, delivered or not: the newer one is on the disk by now.
+            for path in superseded:
+                path.unlink(missing_ok=True)
         except OSError as error:
             with self._lock:
                 self._unsynced = True
                 self._unsynced_files += files
-                self._complain(error)
+                self._superseded += superseded
+                self.unsaved.complain(error)
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+
+    def remember_unsaved(self, told: str) -> None:
+        """`told`: what the run's tag says that an earlier process could not keep."""
+        with self._lock:
+            self.unsaved.remember(told)
+            self._told = told
+
+    def _tell(self) -> None:
+        """Say in the run what is not saved, when that has changed: not while this would be one more that waits in memory."""
+        text = in_words(self.unsaved.names())
+        if text == self._told or self._backlog or self._definition is not None:
+            return
+        if text:
+            self._append("tags", [[UNSAVED_TAG, text]])
+        else:
+            self._append("delete_tag", UNSAVED_TAG)
+        self._told = text
+
+    def beat(self) -> None:
+        """Renew the newest segment's time: by that other machines and containers know that its writer lives."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._descriptor is not None:
+                os.utime(self._descriptor)
 
     @property
     def waiting_in_memory(self) -> int:
@@ -195,12 +257,11 @@ class Journal:
             os.fsync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         while True:
             path = self.folder.path / f"{this_process()}.{self._number:06d}.log"
             self._number += 1
             try:
-                self._descriptor = os.open(path, flags, 0o600)
+                self._descriptor = open_private(path, os.O_WRONLY | os.O_EXCL | os.O_APPEND)
             except FileExistsError:  # this process has logged into the run before, through another journal
                 continue
             break
@@ -209,7 +270,7 @@ class Journal:
 
     def _keep_in_memory(self, line: bytes) -> None:
         if self._backlog_bytes + len(line) > _BACKLOG_BYTES:
-            self.lost += 1
+            self.unsaved.add_value()
             return
         self._backlog.append(line)
         self._backlog_bytes += len(line)
@@ -224,36 +285,20 @@ class Journal:
                 self._write(self._backlog[0])
                 self._backlog_bytes -= len(self._backlog.popleft())
         except OSError as error:
-            self._complain(error)
-
-    def _complain(self, error: OSError) -> None:
-        _complain_once(f"{self.folder.path}: {error.strerror}")
+            self.unsaved.complain(error)
 
     def close(self) -> None:
         """The process ends in order: whoever finds its segments needs not take it for dead."""
-        self.append("closed", None)
+        with self._lock:
+            self._tell()
+            self._append("closed", None)
         self.keep()
-
-
-def _copy_privately(source: Path, copy: Path) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with source.open("rb") as read, os.fdopen(os.open(copy, flags, 0o600), "wb") as written:
-        shutil.copyfileobj(read, written, _COPY_BYTES)
 
 
 def _sync_if_there(path: Path) -> None:
     """A file or a folder; one that somebody has removed must not keep the rest from the disk."""
     with contextlib.suppress(FileNotFoundError):
         sync(path)
-
-
-_complaints: set[str] = set()
-
-
-def _complain_once(text: str) -> None:
-    if text not in _complaints:
-        _complaints.add(text)
-        log.warning("what is logged can't be written (%s): it is kept in memory, and training goes on", text)
 
 
 class Journals:
@@ -285,10 +330,15 @@ class Journals:
             return list(self._journals.values())
 
     def _keep_all(self) -> None:
+        beaten = 0.0
         while True:
             time.sleep(KEEP_EVERY_S)
             for journal in self.all():
                 journal.keep()
+            if time.monotonic() - beaten > BEAT_EVERY_S:
+                beaten = time.monotonic()
+                for journal in self.all():
+                    journal.beat()
             self._on_turn()
 
     def _forget(self) -> None:

@@ -10,6 +10,8 @@ from mlflow.store.model_registry.rest_store import RestStore as RegistryStore
 from mlflow.utils.credentials import get_default_host_creds
 
 from lossy_mlflow.outbox.address import PREFIX
+from lossy_mlflow.outbox.direct import as_the_server_has_it, check_server
+from lossy_mlflow.outbox.program import outbox_for
 from lossy_mlflow.outbox.store import OutboxStore
 
 
@@ -18,10 +20,20 @@ def tracking_store(store_uri: str, **_: Any) -> OutboxStore:
     return OutboxStore(store_uri)
 
 
-def registry_store(store_uri: str, **_: Any) -> RegistryStore:
+class OutboxRegistry(RegistryStore):
     """The registry is asked directly: a promotion that waits in an outbox would be no promotion."""
-    plain = store_uri.removeprefix(PREFIX)
-    return RegistryStore(lambda: get_default_host_creds(plain))
+
+    def __init__(self, store_uri: str) -> None:
+        plain = store_uri.removeprefix(PREFIX)
+        super().__init__(lambda: get_default_host_creds(plain))
+        self._outbox = outbox_for(store_uri)
+
+    def _call_endpoint(self, api: Any, json_body: Any, *arguments: Any, **named: Any) -> Any:
+        return super()._call_endpoint(api, as_the_server_has_it(self._outbox, json_body), *arguments, **named)
+
+
+def registry_store(store_uri: str, **_: Any) -> OutboxRegistry:
+    return OutboxRegistry(store_uri)
 
 
 class ProxiedArtifacts(MlflowArtifactsRepository):
@@ -30,10 +42,25 @@ class ProxiedArtifacts(MlflowArtifactsRepository):
     def __init__(
         self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
     ) -> None:
-        from mlflow.tracking import get_tracking_uri
+        from mlflow.tracking import get_tracking_uri  # not above: it loads this module
 
-        plain = (tracking_uri or get_tracking_uri()).removeprefix(PREFIX)
-        super().__init__(artifact_uri, tracking_uri=plain, registry_uri=registry_uri)
+        self._named = tracking_uri or get_tracking_uri()
+        super().__init__(
+            artifact_uri, tracking_uri=self._named.removeprefix(PREFIX), registry_uri=registry_uri
+        )
+
+    @property
+    def _host_creds(self) -> Any:
+        self._check_server()
+        return super()._host_creds
+
+    def list_artifacts(self, path: str | None = None) -> Any:
+        self._check_server()
+        return super().list_artifacts(path)
+
+    def _check_server(self) -> None:
+        if self._named.startswith(PREFIX):
+            check_server(outbox_for(self._named))
 
 
 def outbox_artifacts(
@@ -42,3 +69,11 @@ def outbox_artifacts(
     from lossy_mlflow.outbox.artifacts import OutboxArtifacts
 
     return OutboxArtifacts(artifact_uri, tracking_uri, registry_uri)
+
+
+def outbox_runs(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> ArtifactRepository:
+    from lossy_mlflow.outbox.artifacts import OutboxRuns
+
+    return OutboxRuns(artifact_uri, tracking_uri, registry_uri)

@@ -20,6 +20,7 @@ from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.journal import Journal, Journals
 from lossy_mlflow.outbox.records import Kind
 from lossy_mlflow.outbox.start import ensure_sender, something_waits
+from lossy_mlflow.outbox.unsaved import in_words
 
 T = TypeVar("T")
 ARTIFACT_SCHEME = "outbox-artifacts"
@@ -47,11 +48,17 @@ class Outbox:
         self._journals = Journals(self._look_after_sender)
         self._used = False
         self._sender_due = 0.0
+        self._prepared = False
         try:
-            self.folder.prepare(uri)
+            self._prepare()
         except OSError as error:
             log.warning("the outbox %s can't be made (%s)", self.folder.path, error.strerror)
         atexit.register(self._finish)
+
+    def _prepare(self) -> None:
+        if not self._prepared:
+            self.folder.prepare(self.uri)
+            self._prepared = True
 
     # Writing
 
@@ -71,6 +78,10 @@ class Outbox:
         # At once: it is also the one who notices when this process is killed.
         self._look_after_sender()
         return journal
+
+    def knows(self, run_id: str) -> bool:
+        """Whether something of the run lies here, or waits in memory to be written."""
+        return self._journals.get(run_id) is not None or self.folder.run(run_id).path.exists()
 
     def artifact_uri(self, run_id: str) -> str:
         """Where the program finds the run's artifacts, and puts them; `read_artifact_uri` reads it."""
@@ -138,6 +149,7 @@ class Outbox:
         # One that ends at once, since it may not work here, must not be started twice a second.
         if self._used and time.monotonic() >= self._sender_due:
             try:
+                self._prepare()
                 if ensure_sender(self.folder, self.uri):
                     self._sender_due = time.monotonic() + _SENDER_AGAIN_AFTER_S
             except OSError as error:
@@ -164,7 +176,9 @@ class Outbox:
         waiting = sum(len(run.waiting(self.uri)) for run in runs)
         states = [run.delivered(self.uri) for run in runs]
         refused = sum(state.refused for state in states)
-        lost = sum(journal.lost + journal.waiting_in_memory for journal in journals)
+        in_memory = sum(journal.waiting_in_memory for journal in journals)
+        lost = [name for journal in journals for name in journal.unsaved.names()]
+        lost += [f"{in_memory} values"] if in_memory else []
         words = []
         if waiting:
             why = next((state.error for state in states if state.error), "not delivered yet")
@@ -175,7 +189,7 @@ class Outbox:
         if refused:
             words.append(f"{refused} values were refused by the server for good; see: lossy outbox status")
         if lost:
-            words.append(f"{lost} records could not be written to {self.folder.path} and are lost")
+            words.append(f"could not be written to {self.folder.path} and is lost: {in_words(lost)}")
         return words
 
 
@@ -183,7 +197,9 @@ def read_artifact_uri(artifact_uri: str) -> tuple[str, str, str]:
     """The server's address, the run, and the path below its artifacts ('' for all), of an outbox's artifact URI."""
     path = unquote(urlsplit(artifact_uri).path)
     found = re.fullmatch(r"(.*)/runs/([^/]+)/artifacts(?:/(.*))?", path)
-    uri = ServerFolder(Path(found[1])).uri() if found else None
+    folder = Path(found[1]) if found else Path()
+    # What a full disk had no room for is known all the same to the process that uses it.
+    uri = server_uri(_outboxes[folder].uri) if folder in _outboxes else ServerFolder(folder).uri()
     if found is None or uri is None:
         raise ValueError(f"no outbox's artifact URI: {artifact_uri}")
     return uri, found[2], (found[3] or "").strip("/")

@@ -106,7 +106,7 @@ class RunView:
 
     `metrics`: key -> (step, timestamp, value), the one at the largest step, then the newest, as MLflow has it.
     `state_owner`: the writer that last said RUNNING, '' where none did; `closed`: the writers that ended in order.
-    `deleted_tags`: those whose newest word is that they go.
+    `deleted_tags`: those whose newest word is that they go. `inputs`, `outputs`: what the server's own messages for them hold.
     """
 
     params: dict[str, str] = field(default_factory=dict)
@@ -114,6 +114,8 @@ class RunView:
     deleted_tags: set[str] = field(default_factory=set)
     metrics: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     artifacts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    inputs: list[Mapping[str, Any]] = field(default_factory=list)
+    outputs: list[Mapping[str, Any]] = field(default_factory=list)
     status: str = ""
     end_time: int | None = None
     run_name: str = ""
@@ -149,6 +151,10 @@ def _apply(view: RunView, owner: str, record: Record) -> None:
                     view.metrics[key] = found
         case "artifact":
             view.artifacts[content["path"]] = content
+        case "inputs":
+            view.inputs.append(content)
+        case "outputs":
+            view.outputs.append(content)
         case "closed":
             view.closed |= {owner}
         case "state":

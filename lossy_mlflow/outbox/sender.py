@@ -18,12 +18,10 @@ from lossy_mlflow.errors import LossyError
 from lossy_mlflow.outbox.address import server_uri
 from lossy_mlflow.outbox.api import Api, ExistsError, MissingError, RefusedError, WaitingError
 from lossy_mlflow.outbox.claim import claim, release, sender_file
-from lossy_mlflow.outbox.deliver import RunDelivery, owner_that_died
+from lossy_mlflow.outbox.deliver import RunDelivery
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.journal import now_ms
-from lossy_mlflow.outbox.owner import DIED, Owner, read_owner, this_process
-from lossy_mlflow.outbox.records import Record
 from lossy_mlflow.outbox.start import something_waits
+from lossy_mlflow.outbox.writers import close_as_failed, is_being_written, lives, owner_that_died
 
 _TURN_S = 0.5
 _IDLE_TURNS = 6
@@ -42,7 +40,7 @@ class Sender:
         self._deliveries: dict[Path, RunDelivery] = {}
         self._done: set[Path] = set()
         self._try_run_at: dict[Path, float] = {}
-        self._judged: dict[Path, list[tuple[int, bool | None]]] = {}
+        self._judged: dict[Path, list[tuple[int, bool]]] = {}
 
     def turn(self) -> tuple[bool, bool]:
         """Deliver what can be; returns whether anything waits still, and whether a program is at work that may log more.
@@ -51,11 +49,13 @@ class Sender:
         """
         waits = alive = False
         for run in self._folder.runs():
+            if not (run.path / "run.json").exists() and not run.segments():
+                continue  # its program is creating it at this moment
             if run.path in self._done:
                 if not something_waits(run, self._uri):
                     continue
                 self._done.discard(run.path)
-            living = self._somebody_writes(run)
+            living = is_being_written(run)
             alive = alive or living
             if self._deliver(run, last=not living):
                 waits = True
@@ -64,19 +64,13 @@ class Sender:
                 self._done.add(run.path)
         return waits, alive
 
-    def _somebody_writes(self, run: RunFolder) -> bool:
-        owners = [segment.owner for segment in run.segments()] or [
-            read_owner(str(run.definition().get("owner", "")))
-        ]
-        return any(_lives_elsewhere(owner) for owner in owners)
-
     def _deliver(self, run: RunFolder, *, last: bool) -> bool:
         """Whether something of the run waits still."""
         now = time.monotonic()
         if self._try_run_at.get(run.path, 0) > now:
             return True
         try:
-            if not run.segments() and self._somebody_writes(run):
+            if not run.segments() and is_being_written(run):
                 return True  # it is being created at this moment
             self._close_if_dead(run)
             delivery = self._deliveries.setdefault(
@@ -97,22 +91,14 @@ class Sender:
     def _close_if_dead(self, run: RunFolder) -> None:
         """Judge the run anew whenever it has grown and one of its writers is dead: to do so takes reading all of it."""
         segments = run.segments()
-        facts = [(segment.size(), segment.owner.lives() if segment.owner else None) for segment in segments]
-        if segments and not any(lives is False for _, lives in facts):
+        alive = {owner: lives(run, owner) for segment in segments if (owner := segment.owner)}
+        if segments and all(alive.values()):
             return
+        facts = [(segment.size(), segment.owner is None or alive[segment.owner]) for segment in segments]
         if self._judged.get(run.path) != facts:
-            if owner := owner_that_died(run, self._uri, _lives):
-                self._close(run, owner)
+            if dead := owner_that_died(run, self._uri):
+                close_as_failed(run, dead)
             self._judged[run.path] = facts
-
-    def _close(self, run: RunFolder, owner: str) -> None:
-        """In the dead one's name: where another machine has taken the run up meanwhile, it goes where all goes that he logged."""
-        now = now_ms()
-        for record in (
-            Record(now, "tags", [["state_reason", DIED]]),
-            Record(now, "state", {"status": "FAILED", "end_time": now}),
-        ):
-            run.append(f"{owner}.closed.log", record)
 
     def remove_old(self) -> None:
         """Remove what was delivered a week ago; until then a server that was restored from a backup can have it again."""
@@ -123,16 +109,6 @@ class Sender:
                     shutil.rmtree(path)
             except OSError:
                 continue
-
-
-def _lives_elsewhere(owner: Owner | None) -> bool:
-    """Another process, that is, than this sender, which writes a record itself where it closes a dead program's run."""
-    return owner is not None and owner != this_process() and owner.lives() is True
-
-
-def _lives(owner: str) -> bool | None:
-    found = read_owner(owner)
-    return found.lives() if found else None
 
 
 def main() -> None:

@@ -5,44 +5,71 @@ Whatever isn't overridden here asks the server directly, as MLflow's own store d
 
 from __future__ import annotations
 
-import hashlib
+import collections
 import json
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
-from mlflow.entities import Experiment, Metric, Param, Run, RunData, RunInfo, RunStatus, RunTag
+from mlflow.entities import (
+    Experiment,
+    Metric,
+    Param,
+    Run,
+    RunInfo,
+    RunStatus,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 from mlflow.protos.service_pb2 import GetExperiment, GetRun, LogInputs, LogOutputs
 from mlflow.store.entities import PagedList
-from mlflow.store.tracking.rest_store import RestStore
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.name_utils import _generate_random_name
-from mlflow.utils.proto_json_utils import message_to_json, parse_dict
+from mlflow.utils.proto_json_utils import message_to_json
 
-from lossy_mlflow.outbox.address import PREFIX, server_uri
+from lossy_mlflow.outbox.address import PREFIX
 from lossy_mlflow.outbox.api import ExistsError, MissingError, RefusedError, WaitingError
+from lossy_mlflow.outbox.direct import as_the_server_has_it, away, check_server
 from lossy_mlflow.outbox.folder import RunFolder
+from lossy_mlflow.outbox.models import ModelStore
 from lossy_mlflow.outbox.owner import this_process
 from lossy_mlflow.outbox.program import Outbox, outbox_for
 from lossy_mlflow.outbox.records import RunView
 from lossy_mlflow.outbox.target import create_run, experiment_id_of
+from lossy_mlflow.outbox.views import (
+    LOCAL_EXPERIMENT,
+    defined_run,
+    experiment_of,
+    identity_of,
+    local_experiment_id,
+    merged,
+    metric_entity,
+    parse,
+)
 
-_LOCAL_EXPERIMENT = "outbox-"
-_RUN_FIELDS = ("run_id", "run_uuid", "source_run_id")
-_EXPERIMENT_FIELDS = ("experiment_id", "experiment_ids")
 _PARENT_TAG = "mlflow.parentRunId"
+_LOGGING = {
+    ("mlflow.tracking.fluent", "log_metric"),
+    ("mlflow.tracking.fluent", "log_metrics"),
+    ("mlflow.tracking._tracking_service.client", "_get_artifact_repo"),
+    ("mlflow.tracking._tracking_service.client", "_log_url"),
+}
+# Of MLflow's own functions between one of these and the store.
+_LEVELS = 4
 
 
-class OutboxStore(RestStore):
+class OutboxStore(ModelStore):
     """The store of `outbox+http(s)://...`."""
 
     def __init__(self, store_uri: str) -> None:
         plain = store_uri.removeprefix(PREFIX)
         super().__init__(lambda: get_default_host_creds(plain))
         self._outbox: Outbox = outbox_for(store_uri)
+        self._outputs: collections.defaultdict[str, list[Any]] = collections.defaultdict(list)
 
     # What is logged: never asks the server.
 
@@ -53,9 +80,14 @@ class OutboxStore(RestStore):
         if params:
             journal.append("params", [[param.key, param.value] for param in params])
         if metrics:
-            journal.append("metrics", [_metric(metric) for metric in metrics])
+            journal.append("metrics", [self._entry(metric) for metric in metrics])
         if tags:
             journal.append("tags", [[tag.key, tag.value] for tag in tags])
+
+    def _entry(self, metric: Metric) -> list[Any]:
+        entry = [metric.key, metric.value, metric.timestamp, metric.step]
+        model = [self.server_model_id(metric.model_id), metric.dataset_name, metric.dataset_digest]
+        return entry + model if any(model) else entry
 
     def log_batch_async(
         self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]
@@ -84,8 +116,13 @@ class OutboxStore(RestStore):
         self._outbox.append(run_id, "inputs", json.loads(message_to_json(message)))
 
     def log_outputs(self, run_id: str, models: Any) -> None:
-        message = LogOutputs(models=[item.to_proto() for item in models])
-        self._outbox.append(run_id, "outputs", json.loads(message_to_json(message)))
+        known = self.known_to_server(models)
+        if not known:
+            return
+        message = LogOutputs(models=[item.to_proto() for item in known])
+        content = json.loads(message_to_json(message))
+        self._outputs[run_id].append(content)
+        self._outbox.append(run_id, "outputs", content)
 
     def update_run_info(
         self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
@@ -124,11 +161,13 @@ class OutboxStore(RestStore):
 
     def _create_on_server(self, folder: RunFolder, definition: Mapping[str, Any]) -> str | None:
         """The server's id of a new run; None where it can't be made now, and is made when the outbox is delivered."""
+        if not folder.definition():
+            return None  # the disk has no room for it: perhaps it never has, and then nobody would ever end the server's run
         if any(tag["key"] == _PARENT_TAG and self._waits(tag["value"]) for tag in definition["tags"]):
             return None
         try:
             experiment_id = definition["experiment_id"]
-            if experiment_id.startswith(_LOCAL_EXPERIMENT):
+            if experiment_id.startswith(LOCAL_EXPERIMENT):
                 experiment_id = self._outbox.ask(lambda api: experiment_id_of(api, definition))
             target = self._outbox.ask(lambda api: create_run(api, folder.key, experiment_id, definition))
         except (WaitingError, ExistsError):
@@ -140,7 +179,7 @@ class OutboxStore(RestStore):
         try:
             self._outbox.folder.remember_id(target.run_id, folder.key)
             state = folder.delivered(self._outbox.uri)
-            state.server_run_id, state.experiment_id = target.run_id, target.experiment_id
+            state.server_run_id = target.run_id
             folder.save_delivered(state)
         except OSError:
             return None  # without these two files only the key leads to the run
@@ -152,7 +191,10 @@ class OutboxStore(RestStore):
     def get_run(self, run_id: str) -> Run:
         """The server's answer, with what it doesn't have yet; all that is known here, where it is away."""
         folder = self._outbox.folder.run(run_id)
-        there = folder.path.exists()
+        there = self._outbox.knows(run_id)
+        # The address of a run's page, which MLflow prints at its end, names its experiment.
+        if there and (asked_by := _logging_caller()) and (asked_by != "_log_url" or folder.made_here()):
+            return self._local_run(run_id, RunView(outputs=self._outputs[run_id]))
         state = folder.delivered(self._outbox.uri)
         server_id = self._outbox.server_run_id(run_id)
         found: Run | None = None
@@ -165,7 +207,7 @@ class OutboxStore(RestStore):
                     raise MlflowException(str(error), databricks_pb2.RESOURCE_DOES_NOT_EXIST) from None
             except WaitingError as error:
                 if not there:
-                    raise self._away(f"the run {run_id}", error) from None
+                    raise self._away(f"for the run {run_id}", error) from None
         if found is None:
             return self._local_run(run_id, folder.view())
         return self._merged(run_id, found, folder.view(state.offsets) if there else None)
@@ -184,42 +226,42 @@ class OutboxStore(RestStore):
         except RefusedError as error:
             raise MlflowException(str(error), databricks_pb2.INVALID_PARAMETER_VALUE) from None
         except (WaitingError, MissingError):
-            identity = _local_experiment_id(name)
+            identity = local_experiment_id(name)
         definition = {
             "experiment_name": name,
             "artifact_location": artifact_location,
             "experiment_tags": pairs,
         }
-        self._outbox.folder.remember_experiment(identity, definition)
+        self._remember(identity, definition)
         return identity
 
     def get_experiment(self, experiment_id: str) -> Experiment:
         identity = str(experiment_id)
         known = self._outbox.folder.experiment(identity)
-        if known and identity.startswith(_LOCAL_EXPERIMENT):
-            return _experiment(identity, known)
+        if known and identity.startswith(LOCAL_EXPERIMENT):
+            return experiment_of(identity, known)
         try:
             answer = self._outbox.ask(lambda api: api.get("experiments/get", {"experiment_id": identity}))
         except MissingError as error:
             raise MlflowException(str(error), databricks_pb2.RESOURCE_DOES_NOT_EXIST) from None
         except WaitingError as error:
             if known:
-                return _experiment(identity, known)
-            raise self._away(f"the experiment {identity}", error) from None
+                return experiment_of(identity, known)
+            raise self._away(f"for the experiment {identity}", error) from None
         return self._remembered(answer)
 
     def get_experiment_by_name(self, experiment_name: str) -> Experiment | None:
-        local = self._outbox.folder.experiment(_local_experiment_id(experiment_name))
+        local = self._outbox.folder.experiment(local_experiment_id(experiment_name))
         try:
             answer = self._outbox.ask(
                 lambda api: api.get("experiments/get-by-name", {"experiment_name": experiment_name})
             )
         except MissingError:
             # Made offline, and not delivered yet.
-            return _experiment(_local_experiment_id(experiment_name), local) if local else None
+            return experiment_of(local_experiment_id(experiment_name), local) if local else None
         except WaitingError:
             return (
-                _experiment(_local_experiment_id(experiment_name), local)
+                experiment_of(local_experiment_id(experiment_name), local)
                 if local
                 else self._known(experiment_name)
             )
@@ -229,13 +271,21 @@ class OutboxStore(RestStore):
         """An experiment that the server has told of before."""
         for identity, content in self._outbox.folder.experiments():
             if content.get("experiment_name") == name:
-                return _experiment(identity, content)
+                return experiment_of(identity, content)
         return None
 
     def _remembered(self, answer: Mapping[str, Any]) -> Experiment:
         found = Experiment.from_proto(parse(answer, GetExperiment.Response()).experiment)
-        self._outbox.folder.remember_experiment(found.experiment_id, {"experiment_name": found.name})
+        self._remember(found.experiment_id, {"experiment_name": found.name})
         return found
+
+    def _remember(self, identity: str, definition: Mapping[str, Any]) -> None:
+        try:
+            self._outbox.folder.remember_experiment(identity, definition)
+        except OSError:
+            # A full disk: the server can tell it again, but not what was made without it.
+            if identity.startswith(LOCAL_EXPERIMENT):
+                raise
 
     def _experiment_definition(self, experiment_id: str) -> dict[str, Any]:
         known = self._outbox.folder.experiment(experiment_id)
@@ -262,150 +312,51 @@ class OutboxStore(RestStore):
                 self._outbox.check_server()
                 points = super().get_metric_history(run_id, metric_key, max_results, page_token)
             except WaitingError as error:
-                if not folder.path.exists():
-                    raise self._away(f"the run {run_id}", error) from None
+                if not folder.made_here():
+                    raise self._away(f"for the run {run_id}", error) from None
                 offsets = {}
         if points.token or not folder.path.exists():
             return points
-        have = {_identity(point) for point in points}
+        have = {identity_of(point) for point in points}
         for _, record in folder.records(offsets):
             if record.kind == "metrics":
-                more = [_metric_entity(entry, run_id) for entry in record.content if entry[0] == metric_key]
-                points += [point for point in more if _identity(point) not in have]
-                have |= {_identity(point) for point in more}
+                more = [metric_entity(entry, run_id) for entry in record.content if entry[0] == metric_key]
+                points += [point for point in more if identity_of(point) not in have]
+                have |= {identity_of(point) for point in more}
         return points
 
     def _search_runs(self, *arguments: Any, **named: Any) -> tuple[list[Run], str | None]:
         self._outbox.wait_until_delivered()
         runs, token = super()._search_runs(*arguments, **named)
-        return [self._merged(run.info.run_id, run, None) for run in runs], token
+        return [self._merged(run.info.run_id, run) for run in runs], token
 
     def _call_endpoint(self, api: Any, json_body: Any = None, *arguments: Any, **named: Any) -> Any:
         """Every call that goes to the server names runs and experiments as the server does."""
-        try:
-            self._outbox.check_server()
-        except WaitingError as error:
-            raise self._away("that", error) from None
-        if json_body:
-            json_body = json.dumps(self._as_the_server_has_it(json.loads(json_body)))
-        return super()._call_endpoint(api, json_body, *arguments, **named)
+        return super()._call_endpoint(api, as_the_server_has_it(self._outbox, json_body), *arguments, **named)
 
-    def _as_the_server_has_it(self, body: Any) -> Any:
-        if isinstance(body, list):
-            return [self._as_the_server_has_it(item) for item in body]
-        if not isinstance(body, dict):
-            return body
-        return {key: self._translated(key, value) for key, value in body.items()}
-
-    def _translated(self, field: str, value: Any) -> Any:
-        if field in _RUN_FIELDS and isinstance(value, str) and value:
-            return self._known_run_id(value)
-        if field in _EXPERIMENT_FIELDS:
-            if isinstance(value, list):
-                return [self._known_experiment_id(str(item)) for item in value]
-            return self._known_experiment_id(str(value))
-        return self._as_the_server_has_it(value)
-
-    def _known_run_id(self, run_id: str) -> str:
-        if self._waits(run_id):
-            self._outbox.wait_until_delivered()
-        found = self._outbox.server_run_id(run_id)
-        if found is None:
-            raise self._away(f"the run {run_id}", "it waits in the outbox still")
-        return found
-
-    def _known_experiment_id(self, experiment_id: str) -> str:
-        known = self._outbox.folder.experiment(experiment_id)
-        if known is None or not experiment_id.startswith(_LOCAL_EXPERIMENT):
-            return experiment_id
-        try:
-            return self._outbox.ask(lambda api: experiment_id_of(api, known))
-        except (WaitingError, MissingError) as error:
-            raise self._away(f"the experiment {known['experiment_name']!r}", error) from None
+    def log_spans(self, location: str, spans: Any, tracking_uri: str | None = None) -> Any:
+        check_server(self._outbox)
+        return super().log_spans(location, spans, tracking_uri)
 
     def _away(self, what: str, why: object) -> MlflowException:
-        return MlflowException(
-            f"The tracking server {server_uri(self._outbox.uri)} can't be asked for {what}: {why}. Logging goes on"
-            " without it; what reads from it must wait.",
-            databricks_pb2.TEMPORARILY_UNAVAILABLE,
-        )
+        return away(self._outbox, what, why)
 
-    # Views
-
-    def _merged(self, run_id: str, found: Run, news: RunView | None) -> Run:
-        """The server's run under the program's id, with the program's newest values, and artifacts by way of the outbox."""
-        news = news or RunView()
-        data = found.data
-        tags = {key: value for key, value in data.tags.items() if key not in news.deleted_tags} | news.tags
-        metrics = {metric.key: metric for metric in data._metric_objs}
-        for key, (step, timestamp, value) in news.metrics.items():
-            old = metrics.get(key)
-            if old is None or (step, timestamp) >= (old.step, old.timestamp):
-                metrics[key] = Metric(key, value, timestamp, step)
-        info = found.info
-        return Run(
-            RunInfo(
-                run_id=run_id,
-                experiment_id=info.experiment_id,
-                user_id=info.user_id,
-                status=news.status or info.status,
-                start_time=info.start_time,
-                end_time=news.end_time if news.status else info.end_time,
-                lifecycle_stage=info.lifecycle_stage,
-                artifact_uri=self._outbox.artifact_uri(run_id),
-                run_name=news.run_name or info.run_name,
-            ),
-            RunData(
-                list(metrics.values()),
-                [Param(key, value) for key, value in (news.params | data.params).items()],
-                [RunTag(key, value) for key, value in tags.items()],
-            ),
-        )
+    def _merged(self, run_id: str, found: Run, news: RunView | None = None) -> Run:
+        return merged(run_id, found, news or RunView(), self._outbox.artifact_uri(run_id))
 
     def _local_run(self, run_id: str, view: RunView) -> Run:
         """The run as far as this machine knows it."""
-        definition = self._outbox.folder.run(run_id).definition()
-        tags = {tag["key"]: tag["value"] for tag in definition.get("tags", [])}
-        tags["mlflow.runName"] = definition.get("run_name", "")
-        start = RunInfo(
-            run_id=run_id,
-            experiment_id=definition.get("experiment_id", ""),
-            user_id=definition.get("user_id", ""),
-            status="RUNNING",
-            start_time=int(definition.get("start_time", 0)),
-            end_time=None,
-            lifecycle_stage="active",
-            run_name=definition.get("run_name", ""),
-        )
-        tag_entities = [RunTag(key, value) for key, value in tags.items()]
-        return self._merged(run_id, Run(start, RunData([], [], tag_entities)), view)
+        return self._merged(run_id, defined_run(run_id, self._outbox.folder.run(run_id).definition()), view)
 
 
-def parse(answer: Mapping[str, Any], message: Any) -> Any:
-    """`message` filled with what the server's JSON says."""
-    parse_dict(answer, message)
-    return message
+def _logging_caller() -> str:
+    """The function of MLflow's that asks for a run only to log into it; '' where a reader asks.
 
-
-def _metric(metric: Metric) -> list[Any]:
-    entry = [metric.key, metric.value, metric.timestamp, metric.step]
-    model = [metric.model_id, metric.dataset_name, metric.dataset_digest]
-    return entry + model if any(model) else entry
-
-
-def _metric_entity(entry: Sequence[Any], run_id: str) -> Metric:
-    key, value, timestamp, step, *model = entry
-    names = ("model_id", "dataset_name", "dataset_digest")
-    return Metric(key, value, timestamp, step, run_id=run_id, **dict(zip(names, model, strict=False)))
-
-
-def _identity(point: Metric) -> tuple[int, int, str]:
-    return point.step, point.timestamp, repr(point.value)
-
-
-def _local_experiment_id(name: str) -> str:
-    return _LOCAL_EXPERIMENT + hashlib.sha256(name.encode()).hexdigest()[:24]
-
-
-def _experiment(identity: str, content: Mapping[str, Any]) -> Experiment:
-    return Experiment(identity, content["experiment_name"], content.get("artifact_location") or "", "active")
+    It wants to know where artifacts go or, for a metric with a run_id, which models the run has: the server isn't waited for.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_LEVELS):
+        frame = frame.f_back if frame else None
+        if frame and (frame.f_globals.get("__name__"), frame.f_code.co_name) in _LOGGING:
+            return frame.f_code.co_name
+    return ""

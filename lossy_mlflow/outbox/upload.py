@@ -1,4 +1,4 @@
-"""Artifacts of a server that doesn't take them itself: MLflow's own client brings them to its store, in a process of its own.
+"""A run's files on their way: to the server, or, where it doesn't take them itself, to its store by MLflow's own client.
 
     python -m lossy_mlflow.outbox.upload ARTIFACT_URI FILE PATH TRACKING_URI
 
@@ -11,14 +11,36 @@ import posixpath
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from lossy_mlflow.outbox.api import WaitingError
+from lossy_mlflow.outbox.api import RefusedError, WaitingError
+from lossy_mlflow.outbox.destination import Destination
 
 _LIMIT_S = 3600
 
 
-def upload_with_mlflow(artifact_uri: str, file: Path, path: str, tracking_uri: str) -> None:
+def send_file(to: Destination, content: Mapping[str, Any]) -> None:
+    """Send the file of an artifact's record. Raises WaitingError, also where the folder doesn't have it whole."""
+    path = to.folder.files / content["file"]
+    if not path.exists() and to.folder.is_superseded(content, to.delivered.verdicts):
+        return
+    if not path.exists() or path.stat().st_size != content["size"]:
+        raise WaitingError(f"the file {path} is not there, or not whole yet: copy the folder again")
+    target = urlsplit(to.run().artifact_uri)
+    if target.scheme != "mlflow-artifacts" or target.netloc:
+        _upload_with_mlflow(to.run().artifact_uri, path, content["path"], to.uri)
+        return
+    try:
+        with path.open("rb") as file:
+            to.api.put_artifact(f"{target.path.lstrip('/')}/{content['path']}", file)
+    except RefusedError as error:
+        to.refuse("artifact", {"path": content["path"]}, error)
+
+
+def _upload_with_mlflow(artifact_uri: str, file: Path, path: str, tracking_uri: str) -> None:
     """Store `file` as `path` below `artifact_uri`. Raises WaitingError with the setting of the server that mends it."""
     command = [
         sys.executable,

@@ -11,7 +11,7 @@ import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,23 +40,50 @@ _DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 _PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 
 
+class ServerClock:
+    """The clock of the server `uri`, as it was last seen; where it was never seen, or there is none, this machine's."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._offset = time.time() - _uptime()
+
+    def look(self) -> None:
+        """See what it says now. Raises UnreachableError."""
+        self._offset = (_probe(self._uri) if self._uri.startswith(_HTTP) else time.time()) - _uptime()
+
+    def now(self) -> float:
+        """Seconds since 1970; setting this machine's clock meanwhile changes nothing."""
+        return self._offset + _uptime()
+
+
+def _uptime() -> float:
+    """Seconds by a clock that nobody can set, and that goes on, where the system has such a one, while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A tracking server. `clock_offset_s`: its clock minus ours.
+    """A tracking server, and its clock.
 
     `outbox`: the way by which all that `client` logs goes there; None where it goes directly. Only with an outbox may it be that
-    the server didn't answer (`answers`): its clock is taken to be ours then.
+    the server didn't answer (`answers`).
     """
 
     client: MlflowClient
     uri: str
-    clock_offset_s: float
+    clock: ServerClock
     outbox: Outbox | None = None
     answers: bool = True
 
     def now(self) -> float:
         """The time by the server's clock, in seconds since 1970."""
-        return time.time() + self.clock_offset_s
+        return self.clock.now()
+
+    def keeping(self, run_id: str, what: str) -> AbstractContextManager[None]:
+        """For a block that stores `what` of the run: where a disk is full, a training by way of the outbox goes on (see
+        `outbox.unsaved`), any other ends.
+        """
+        return self.outbox.journal(run_id).unsaved.keeping(what) if self.outbox else nullcontext()
 
 
 def connect() -> Connection:
@@ -69,16 +96,16 @@ def connect() -> Connection:
     from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
     uri = mlflow.get_tracking_uri().removeprefix(PREFIX)
-    offset = 0.0
+    clock = ServerClock(uri)
     if uri.startswith(_HTTP):
         _check_address(uri)
-        offset = _probe(uri)
+        clock.look()
     elif file := sqlite_file(uri):
         _check_sqlite_file(file)
     elif uri.partition(":")[0].partition("+")[0] in _DATABASES:
         _check_database(uri)
     try:
-        return Connection(mlflow.MlflowClient(uri), uri, offset)
+        return Connection(mlflow.MlflowClient(uri), uri, clock)
     except UnsupportedModelRegistryStoreURIException:
         raise UsageError(
             f"The tracking URI {without_password(uri)!r} is of no kind that is known here.", _ADDRESSES
@@ -89,6 +116,8 @@ def connect() -> Connection:
 def connected_for_logging() -> Iterator[Connection]:
     """The same for a program that logs: to a server (http, https) by way of the outbox, also while the server doesn't answer.
 
+    Where the outbox can't be written at all, one line says so, and what is logged goes to the server directly.
+
     Within the block MLflow's own tracking URI is the outbox's, so that what a user's model logs goes the same way.
     """
     import mlflow
@@ -98,12 +127,24 @@ def connected_for_logging() -> Iterator[Connection]:
     if not uri.startswith(_HTTP):
         yield connect()
         return
+    from lossy_mlflow.outbox.folder import ServerFolder
     from lossy_mlflow.outbox.program import outbox_for
 
     _check_address(uri)
-    offset, answers = 0.0, True
     try:
-        offset = _probe(uri)
+        ServerFolder.of(uri).prepare(uri)
+    except OSError as error:
+        log.warning(
+            "The outbox %s can't be written (%s): what is logged goes to the server directly, while that answers.",
+            ServerFolder.of(uri).path,
+            error.strerror,
+        )
+        with tracking_to(uri):
+            yield connect()
+        return
+    clock, answers = ServerClock(uri), True
+    try:
+        clock.look()
     except UnreachableError as error:
         answers = False
         log.warning(
@@ -111,7 +152,7 @@ def connected_for_logging() -> Iterator[Connection]:
             error.what,
         )
     with tracking_to(PREFIX + uri):
-        yield Connection(mlflow.MlflowClient(), uri, offset, outbox_for(uri), answers)
+        yield Connection(mlflow.MlflowClient(), uri, clock, outbox_for(uri), answers)
 
 
 @contextmanager
@@ -189,7 +230,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _probe(uri: str) -> float:
-    """The server's clock minus ours, in seconds; raises UnreachableError."""
+    """What the server's clock says, in seconds since 1970; raises UnreachableError."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
@@ -210,9 +251,9 @@ def _probe(uri: str) -> float:
     try:
         server_time = email.utils.parsedate_to_datetime(reply.headers["Date"]).timestamp()
     except (KeyError, ValueError):
-        return 0.0
+        return time.time()
     # The header has whole seconds: on average it is half a second old.
-    return server_time + 0.5 - time.time()
+    return server_time + 0.5
 
 
 def _check_sqlite_file(path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,24 +53,41 @@ def log_text(client: MlflowClient, run_id: str, text: str, artifact: str) -> Non
         client.log_artifact(run_id, str(file), None if parent == "." else parent)
 
 
+class _QuietFileHandler(logging.FileHandler):
+    """Where its disk is full, a line is not worth a traceback on the terminal each time."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 @contextmanager
 def log_file(name: str) -> Iterator[Path]:
-    """A temporary file that takes every line of this package's log (INFO and above) for the length of the block."""
+    """A temporary file that takes every line of this package's log (INFO and above) for the length of the block.
+
+    What its disk doesn't take waits in memory, a few thousand characters of it.
+    """
     logger = logging.getLogger("lossy_mlflow")
     before = logger.level
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, name)
-        handler = logging.FileHandler(file)
+        handler = _QuietFileHandler(file)
         handler.setLevel(logging.INFO)
         handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
+        # The file alone must not hear of a full disk, which may be the file's own; where nobody listens, Python has this handler.
+        outbox, stderr = logging.getLogger("lossy_mlflow.outbox"), logging.lastResort
+        shown = stderr if stderr and not outbox.hasHandlers() else logging.NullHandler()
+        outbox.addHandler(shown)
         logger.addHandler(handler)
         logger.setLevel(min(before or logging.WARNING, logging.INFO))
         try:
             yield file
         finally:
+            outbox.removeHandler(shown)
             logger.removeHandler(handler)
             logger.setLevel(before)
-            handler.close()
+            with contextlib.suppress(OSError):
+                handler.close()
 
 
 def _git(*words: str) -> str:

@@ -12,7 +12,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.errors import ConflictError, UnreachableError
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.ending import state_and_reason
 from lossy_mlflow.tracking.ownership import heartbeat, lock_domain, run_lock
@@ -32,16 +32,16 @@ class Attempt:
     name: str
     _taken_by: list[str] = field(default_factory=list)
 
-    def is_current(self) -> bool:
-        return self.connection.client.get_run(self.run_id).data.tags.get("attempt") == self.name
-
     def beat(self) -> None:
         """Say that this attempt lives; and open its run again where somebody has taken it for dead meanwhile."""
         client, run_id = self.connection.client, self.run_id
+        # Whoever judges the heartbeat does so by the server's clock: one that has never answered yet may answer now.
+        with contextlib.suppress(UnreachableError):
+            self.connection.clock.look()
         # First the heartbeat: from then on nobody closes it.
         client.set_tag(run_id, "heartbeat", f"{self.connection.now():.0f}")
         run = client.get_run(run_id)
-        self._taken_by[:] = self._taker(run)
+        self._taken_by[:] = self.taker(run)
         if run.info.status != "RUNNING" and not self._taken_by:
             client.set_tag(run_id, "state_reason", "")
             client.update_run(run_id, status="RUNNING")
@@ -53,14 +53,14 @@ class Attempt:
         logged until then the outbox keeps apart.
         """
         if self.connection.outbox is None:
-            self._taken_by[:] = self._taker(self.connection.client.get_run(self.run_id))
+            self._taken_by[:] = self.taker(self.connection.client.get_run(self.run_id))
         if self._taken_by:
             raise ConflictError(
                 f"The run {self.run_id} was taken up on {self._taken_by[0]} meanwhile: this attempt ends here.",
                 "Wait for that one, or train another copy: --e-name NAME",
             )
 
-    def _taker(self, run: Run) -> list[str]:
+    def taker(self, run: Run) -> list[str]:
         """The host that has taken the run from this attempt, if one has."""
         tags = run.data.tags
         return [] if tags.get("attempt") == self.name else [tags.get("owner", "").partition(":")[0]]
@@ -124,15 +124,18 @@ def _begin(attempt: Attempt) -> None:
 
 def _end(status: str, reason: str, attempt: Attempt, outer: mlflow.ActiveRun | None) -> None:
     client, run_id = attempt.connection.client, attempt.run_id
+    superseded = False
     # An outbox keeps apart what a superseded attempt says of itself.
-    current = attempt.connection.outbox is not None or attempt.is_current()
-    run = client.get_run(run_id)
-    if current:
+    if attempt.connection.outbox is None:
+        run = client.get_run(run_id)
+        superseded = bool(attempt.taker(run))
+        status = run.info.status if superseded else status
+    if not superseded:
         client.set_tag(run_id, "state_reason", reason)
-    final = status if current else run.info.status
     # The block may have opened runs of its own, or ended ours: what the caller had open before stays open.
-    kept = outer and outer.info.run_id
+    kept, ended = outer and outer.info.run_id, superseded
     while (active := mlflow.active_run()) is not None and active.info.run_id != kept:
-        mlflow.end_run(final)
-    if client.get_run(run_id).info.status != final:
-        client.set_terminated(run_id, final)
+        ended = ended or active.info.run_id == run_id
+        mlflow.end_run(status)
+    if not ended:
+        client.set_terminated(run_id, status)

@@ -1,13 +1,16 @@
 """What resuming needs besides the decoder: one safetensors file of the run, in two slots.
 
-A new state is written into the slot that is not in use; a tag of the run then names it, with its digest. So the tag always
-names a file that is whole, whenever the process is killed, and a run never holds more than two.
+A new state is written into the slot that is not in use; a tag of the run then names it, with its digest. So one of the two is
+whole, whenever the process is killed, and a run never holds more than two. What an outbox delivers may lag behind the tag, which
+goes before files: then the files themselves say what they are, each with a digest of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,11 +21,13 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.errors import LossyError
-from lossy_mlflow.tracking.connection import without_password
+from lossy_mlflow.tracking.connection import Connection, without_password
 from lossy_mlflow.tracking.runs import artifacts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger("lossy_mlflow")
 
 _TAG = "training_state"
 _FOLDER = "training_state"
@@ -57,49 +62,115 @@ class _Stored:
     epoch: int
 
 
-class TrainingStates:
-    """The states that this process stores of a run. The server is asked at its making alone: a training doesn't wait for it."""
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """A state that was read: `tensors` on the CPU. `file`: the slot that it came from."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = client
+    tensors: dict[str, Tensor]
+    progress: Progress
+    file: str
+
+
+class TrainingStates:
+    """The states that this process stores of a run. `state`: the one that it goes on from, which stays until another is whole."""
+
+    def __init__(self, connection: Connection, run_id: str, state: TrainingState | None) -> None:
+        self._connection = connection
         self._run_id = run_id
-        self._newest = _read(client.get_run(run_id).data.tags.get(_TAG, ""))
+        self._in_use = state.file if state else ""
 
     def save(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
-        """Store `tensors` (on the CPU, contiguous) and `progress` as the run's newest state."""
-        from safetensors.torch import save_file
+        """Store `tensors` (on the CPU, contiguous) and `progress` as the run's newest state.
 
-        name = _SLOTS[1] if self._newest and self._newest.file == _SLOTS[0] else _SLOTS[0]
+        Raises OSError where a disk is full: then the run's newest state is the one that it was.
+        """
+        from safetensors.torch import save
+
+        name = _SLOTS[1] if self._in_use == _SLOTS[0] else _SLOTS[0]
+        text = json.dumps(asdict(progress))
+        # In memory, and not by save_file: of a full disk that one tells in an error of its own, without the system's number.
+        content = save(dict(tensors), {"progress": text, "sha256": _digest(tensors, text)})
+        self._store(content, name)
+        stored = _Stored(name, hashlib.sha256(content).hexdigest(), progress.epoch)
+        self._connection.client.set_tag(self._run_id, _TAG, json.dumps(asdict(stored)))
+        self._in_use = name
+
+    def _store(self, content: bytes, name: str) -> None:
+        if outbox := self._connection.outbox:
+            # MLflow's own call doesn't say whether there was room for it.
+            outbox.journal(self._run_id).keep_file(io.BytesIO(content), f"{_FOLDER}/{name}")
+            return
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, name)
-            save_file(dict(tensors), file, metadata={"progress": json.dumps(asdict(progress))})
-            stored = _Stored(name, _sha256(file), progress.epoch)
-            self._client.log_artifact(self._run_id, str(file), _FOLDER)
-        self._client.set_tag(self._run_id, _TAG, json.dumps(asdict(stored)))
-        self._newest = stored
+            file.write_bytes(content)
+            self._connection.client.log_artifact(self._run_id, str(file), _FOLDER)
 
 
-def load_training_state(client: MlflowClient, run_id: str) -> tuple[dict[str, Tensor], Progress] | None:
-    """The run's newest state, on the CPU; None where it never had one. Raises LostStateError where it is not what was written."""
-    from safetensors import safe_open
+def load_training_state(client: MlflowClient, run_id: str) -> TrainingState | None:
+    """The run's newest state; None where it never had one.
 
+    Where the one that its tag names isn't there, or is damaged, it is the newest that is whole, which is told. Raises
+    LostStateError where none is.
+    """
     stored = _stored(client, run_id)
     if stored is None:
         return None
-    state = f"The training state of run {run_id} (epoch {stored.epoch})"
-    path = f"{_FOLDER}/{stored.file}"
     # Asked for first: what downloading a file that is gone raises is another thing for every kind of artifact store.
     artifacts = artifacts_of(client, run_id)
-    if path not in {item.path for item in artifacts.list_artifacts(_FOLDER)}:
-        where = without_password(client.get_run(run_id).info.artifact_uri)
-        raise LostStateError(f"{state} is gone: there is no {path} in {where}.")
+    there = {item.path for item in artifacts.list_artifacts(_FOLDER)}
+    found: list[TrainingState] = []
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(artifacts.download_artifacts(path, folder))
-        if _sha256(file) != stored.sha256:
-            raise LostStateError(f"{state} is damaged: its SHA-256 is not the recorded one.")
+        for name in sorted(_SLOTS, key=lambda slot: slot != stored.file):
+            if (path := f"{_FOLDER}/{name}") not in there:
+                continue
+            file = Path(artifacts.download_artifacts(path, folder))
+            if name == stored.file and _sha256(file) == stored.sha256:
+                return _read_state(file)
+            if whole := _read_whole_state(file):
+                found.append(whole)
+    state = f"The training state of run {run_id} (epoch {stored.epoch})"
+    if f"{_FOLDER}/{stored.file}" in there:
+        what = f"{state} is damaged: its SHA-256 is not the recorded one."
+    else:
+        where = without_password(client.get_run(run_id).info.artifact_uri)
+        what = f"{state} is gone: there is no {_FOLDER}/{stored.file} in {where}."
+    if not found:
+        raise LostStateError(what)
+    newest = max(found, key=lambda whole: whole.progress.epoch)
+    log.warning("%s The newest that is whole is taken, of epoch %d.", what, newest.progress.epoch)
+    return newest
+
+
+def _read_state(file: Path) -> TrainingState:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as content:
+        progress = Progress(**json.loads(content.metadata()["progress"]))
+        tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
+    return TrainingState(tensors, progress, file.name)
+
+
+def _read_whole_state(file: Path) -> TrainingState | None:
+    """None where the file is not what was written, by its own digest: it is torn or damaged, or older than such digests."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
         with safe_open(file, framework="pt") as content:
-            progress = Progress(**json.loads(content.metadata()["progress"]))
-            return {key: content.get_tensor(key) for key in content.keys()}, progress  # noqa: SIM118 (not a dict)
+            metadata = content.metadata() or {}
+        state = _read_state(file)
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    return state if _digest(state.tensors, metadata["progress"]) == metadata.get("sha256") else None
+
+
+def _digest(tensors: Mapping[str, Tensor], progress: str) -> str:
+    import torch
+
+    digest = hashlib.sha256(progress.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _stored(client: MlflowClient, run_id: str) -> _Stored | None:

@@ -13,7 +13,7 @@ from torch import nn
 import lossy_mlflow
 from lossy_mlflow.checkpoints.flavor import FILES
 from lossy_mlflow.checkpoints.publish import Publication, Snapshot, publish
-from lossy_mlflow.checkpoints.retire import retire_earlier_runs
+from lossy_mlflow.checkpoints.retire import retire_earlier_runs, runs_if_label_is_its_own
 from lossy_mlflow.errors import LossyError, NotFoundError, UsageError
 from lossy_mlflow.hparams import Hparam, get_hparams
 from lossy_mlflow.models import build_model, decoder_of
@@ -171,6 +171,8 @@ def test_a_run_with_a_promoted_version_stays_whatever_its_epoch_tag_says(run_id:
         experiment, tags={"label": "mine", "kind": "train", "mlflow.user": "me"}
     ).info.run_id
     client.set_terminated(run_id)
-    retire_earlier_runs(connect(), "mine", later)
+    runs = runs_if_label_is_its_own(connect(), "mine", later)
+    assert runs
+    retire_earlier_runs(connect(), "mine", runs)
     assert client.get_run(run_id).info.lifecycle_stage == "active"
     assert client.get_run(run_id).data.tags["superseded_by"] == later

@@ -60,8 +60,17 @@ def test_what_needs_no_torch_and_no_mlflow_loads_neither(words: list[str]) -> No
     assert done.stdout
 
 
-def test_resolving_loads_no_torch(here: object) -> None:
-    code = "import sys\nimport lossy_mlflow.checkpoints.lookup\nimport lossy_mlflow.experiments\nprint('torch' in sys.modules)"
+def test_resolving_and_promoting_load_no_torch(here: object) -> None:
+    files = [
+        "checkpoints.lookup",
+        "experiments",
+        *(f"checkpoints.{verb}" for verb in ("promote", "history", "lineage", "prune")),
+    ]
+    code = (
+        "import sys\n"
+        + "".join(f"import lossy_mlflow.{file}\n" for file in files)
+        + "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -30,7 +30,8 @@ def parent(here: Workplace) -> str:
     model = build_model(tree)
     snapshot = Snapshot(3, 1.0, decoder_of(model).state_dict())
     publish(connect(), run_id, Publication("parent", "", tree, {}), snapshot)
-    TrainingStates(client, run_id).save(state_tensors(model, make_optimizer(model, 0.1)), Progress(5, 3, 1.0))
+    states = TrainingStates(connect(), run_id, None)
+    states.save(state_tensors(model, make_optimizer(model, 0.1)), Progress(5, 3, 1.0))
     return run_id
 
 

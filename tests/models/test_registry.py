@@ -143,4 +143,12 @@ def test_names_can_be_listed_and_registered_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["dcgan_vae", "deep_vae", "linear_vae", "own"]
+    assert done.stdout.split() == [
+        "aae_decoder",
+        "dcgan_generator",
+        "dcgan_vae",
+        "deep_vae",
+        "linear_vae",
+        "mlp_generator",
+        "own",
+    ]

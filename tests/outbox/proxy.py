@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import random
+import re
+import select
 import socket
 import threading
+import time
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -19,7 +23,7 @@ class Proxy:
 
     refuse: no connection. stall: connections are taken, nothing is answered. reset: the connection breaks at once.
     cut: the answer breaks off in the middle. error: 500 without asking the server. swallow: the server does it, the answer
-    never arrives.
+    never arrives. `clock_ahead_s`: what the server's clock is ahead of this machine's, as far as its answers tell.
     """
 
     def __init__(self, server: str, seed: int = 0) -> None:
@@ -33,6 +37,7 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self.requests = 0
+        self.clock_ahead_s = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -52,7 +57,12 @@ class Proxy:
                 _reset(client)
                 return
             with socket.create_connection(self._server) as server:
-                while request := _message(client):
+                # The server closes a connection that nobody uses for 5 s: the client must hear of it, or it would wait for an
+                # answer to what it sends there next.
+                while server not in select.select([client, server], [], [])[0]:
+                    request = _message(client)
+                    if not request:
+                        return
                     self.requests += 1
                     if not self._answer(client, server, request):
                         return
@@ -79,7 +89,7 @@ class Proxy:
             client.sendall(answer[: self._random.randrange(1, len(answer))])
             _reset(client)
             return False
-        client.sendall(answer)
+        client.sendall(_with_clock(answer, self.clock_ahead_s))
         return True
 
 
@@ -103,6 +113,12 @@ def _message(connection: socket.socket) -> bytes:
             return b""
         body += more
     return head + b"\r\n\r\n" + body
+
+
+def _with_clock(answer: bytes, ahead_s: int) -> bytes:
+    """The same answer as of a server whose clock is ahead of this machine's (or behind it, if negative)."""
+    date = email.utils.formatdate(time.time() + ahead_s, usegmt=True).encode()
+    return re.sub(rb"(?i)\r\ndate: [^\r]+", b"\r\ndate: " + date, answer, count=1) if ahead_s else answer
 
 
 def _reset(connection: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from lossy_mlflow.outbox.fences import Fence, destination, judge
+from lossy_mlflow.outbox.fences import Fence, destination, in_order, judge
 
 
 def _fence(name: str, before: str, time: int, owner: str = "me") -> Fence:
@@ -43,25 +43,40 @@ def test_a_server_restored_from_a_backup_is_taken_again() -> None:
     assert judge([_fence("b", "a", 2)], {"b": ""}, "a", "key") == ({"b": ""}, "b")
 
 
+@given(st.permutations(range(5)), st.lists(st.integers(0, 3), min_size=5, max_size=5), st.booleans())
+def test_attempts_stand_in_their_order_whatever_the_clocks_say(
+    order: list[int], times: list[int], with_others: bool
+) -> None:
+    line = [_fence(str(n), str(n - 1) if n else "unknown here", times[n]) for n in range(5)]
+    # A process that the attempt has started writes under its name as well.
+    others = [_fence(fence.name, fence.before, fence.time, "its child") for fence in line if with_others]
+    found = in_order([line[n] for n in order] + others)
+    assert [fence for fence in found if fence.owner == "me"] == line
+    assert judge(found, {}, "", "key") == ({str(n): "" for n in range(5)}, "4")
+    lost, _ = judge(found, {}, "somebody else", "key")
+    assert {
+        destination(found, lost, owner, 9) for owner in ("me", "its child") if owner == "me" or with_others
+    } == {"key-0"}
+
+
 @st.composite
-def _histories(draw: st.DrawFn) -> list[tuple[str, str, bool]]:
-    """Attempts in the order in which they were begun: who by, and whether that machine saw the server then."""
-    return draw(
-        st.lists(st.tuples(st.sampled_from("ABC"), st.just(""), st.booleans()), min_size=1, max_size=8)
-    )
+def _histories(draw: st.DrawFn) -> list[tuple[str, int, bool]]:
+    """Attempts in the order in which they were begun: who by, when by its clock, and whether that machine saw the server then."""
+    attempt = st.tuples(st.sampled_from("ABC"), st.integers(0, 5), st.booleans())
+    return draw(st.lists(attempt, min_size=1, max_size=8))
 
 
 @given(_histories(), st.data())
 def test_at_any_time_one_attempt_has_the_run_and_no_verdict_is_taken_back(
-    history: list[tuple[str, str, bool]], data: st.DataObject
+    history: list[tuple[str, int, bool]], data: st.DataObject
 ) -> None:
     tag = ""
     fences: dict[str, list[Fence]] = {"A": [], "B": [], "C": []}
     verdicts: dict[str, dict[str, str]] = {"A": {}, "B": {}, "C": {}}
-    for time, (machine, _, online) in enumerate(history):
+    for turn, (machine, time, online) in enumerate(history):
         own = fences[machine]
         before = tag if online or not own else own[-1].name
-        own.append(_fence(f"{machine}{time}", before, time, machine))
+        own.append(_fence(f"{machine}{turn}", before, time, machine))
         for delivering in [machine] if online else data.draw(st.lists(st.sampled_from("ABC"), max_size=2)):
             earlier = verdicts[delivering]
             verdicts[delivering], tag = judge(fences[delivering], earlier, tag, delivering)

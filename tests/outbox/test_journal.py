@@ -11,21 +11,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from lossy_mlflow.outbox import journal as journals
+from lossy_mlflow.outbox import unsaved
 from lossy_mlflow.outbox.folder import RunFolder, Segment, ServerFolder
 from lossy_mlflow.outbox.journal import Journal, Journals, now_ms
 from lossy_mlflow.outbox.owner import read_owner, this_process
 from lossy_mlflow.outbox.records import Record
+from tests.outbox.conftest import fill, root_only
 
 ROOT = Path(__file__).parents[2]
 DEFINITION = {"run_name": "a run"}
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a file system")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that was full is tried again at once, and what was said of it in another test is said again."""
     monkeypatch.setattr(journals, "_TRY_AGAIN_AFTER_S", 0.05)
-    monkeypatch.setattr(journals, "_complaints", set())
+    monkeypatch.setattr(unsaved, "_complaints", set())
 
 
 def _metric(step: int, key: str = "loss") -> list[list[object]]:
@@ -79,7 +79,7 @@ def test_a_record_is_there_when_append_returns(folder: RunFolder) -> None:
     assert segment.owner == this_process()
     assert _read(folder)[-1].kind == "closed"
     assert journal.end() == (segment.name, segment.size())
-    assert (journal.lost, journal.waiting_in_memory) == (0, 0)
+    assert (len(journal.unsaved), journal.waiting_in_memory) == (0, 0)
 
 
 def test_threads_append_at_once(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +110,9 @@ def test_threads_append_at_once(folder: RunFolder, monkeypatch: pytest.MonkeyPat
     for thread in range(number):
         assert _steps(folder, f"thread {thread}") == list(range(each))
     assert len(folder.segments()) > 10
-    assert (journal.lost, journal.waiting_in_memory) == (0, 0)
+    assert (len(journal.unsaved), journal.waiting_in_memory) == (0, 0)
     # Nothing went wrong on the way, not even where nobody would notice.
-    assert journals._complaints == set()
+    assert unsaved._complaints == set()
 
 
 def test_a_full_segment_is_followed_by_the_next(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_segment_that_fills_up_while_it_is_being_synced(
     assert took_long
     assert _steps(folder) == list(range(10))
     assert len(folder.segments()) > 3
-    assert journals._complaints == set()
+    assert unsaved._complaints == set()
 
 
 def test_a_second_journal_of_the_same_run_touches_nothing_of_the_first(folder: RunFolder) -> None:
@@ -241,26 +241,6 @@ def test_a_clock_that_is_set_back(folder: RunFolder, monkeypatch: pytest.MonkeyP
 # A disk that can't take it
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
-    yield disk
-    # Journals end with the process: until then theirs is still open.
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def _fill(disk: Path) -> Path:
-    path = disk / "others"
-    with path.open("ab", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 100)
-        except OSError:
-            return path
-
-
 @root_only
 def test_a_full_disk_is_waited_for_in_memory(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = RunFolder(small_disk / "runs" / "key")
@@ -268,7 +248,7 @@ def test_a_full_disk_is_waited_for_in_memory(small_disk: Path, caplog: pytest.Lo
     # Lines of odd lengths: some line meets the end of the disk in its middle.
     for step in range(20):
         journal.append("metrics", _metric(step, "loss"))
-    others = _fill(small_disk)
+    others = fill(small_disk)
     with caplog.at_level(logging.WARNING, "lossy_mlflow.outbox"):
         for step in range(20, 1000):
             journal.append("metrics", _metric(step, "loss"))
@@ -281,7 +261,7 @@ def test_a_full_disk_is_waited_for_in_memory(small_disk: Path, caplog: pytest.Lo
     assert journal.waiting_in_memory == waiting
     others.unlink()
     journal.keep()
-    assert (journal.waiting_in_memory, journal.lost) == (0, 0)
+    assert (journal.waiting_in_memory, len(journal.unsaved)) == (0, 0)
     assert _steps(folder) == list(range(1000))
     journal.append("metrics", _metric(1000))
     assert _steps(folder) == list(range(1001))
@@ -289,7 +269,7 @@ def test_a_full_disk_is_waited_for_in_memory(small_disk: Path, caplog: pytest.Lo
 
 @root_only
 def test_a_disk_that_is_full_from_the_start(small_disk: Path) -> None:
-    others = _fill(small_disk)
+    others = fill(small_disk)
     folder = RunFolder(small_disk / "runs" / "key")
     journal = Journal(folder, DEFINITION)
     for step in range(10):
@@ -312,13 +292,13 @@ def test_a_file_that_the_disk_has_no_room_for(small_disk: Path, tmp_path: Path) 
     large.write_bytes(bytes(10_000_000))
     small.write_bytes(b"hello")
     journal.add_file(large, "large.bin")
-    assert journal.lost == 1
+    assert len(journal.unsaved) == 1
     assert list(folder.files.iterdir()) == []
     journal.add_file(small, "small.txt")
     (record,) = _read(folder)
     assert (record.kind, record.content["path"], record.content["size"]) == ("artifact", "small.txt", 5)
     assert (folder.files / record.content["file"]).read_bytes() == b"hello"
-    assert journal.lost == 1
+    assert len(journal.unsaved) == 1
 
 
 def test_a_folder_that_cannot_be_written_at_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -333,12 +313,12 @@ def test_a_folder_that_cannot_be_written_at_first(tmp_path: Path, caplog: pytest
             journal.append("metrics", _metric(step))
         journal.add_file(source, "a.txt")
         journal.keep()
-    assert (journal.waiting_in_memory, journal.lost) == (5, 1)
+    assert (journal.waiting_in_memory, len(journal.unsaved)) == (5, 1)
     assert len(caplog.records) == 1
     assert str(folder.path) in caplog.text
     in_the_way.unlink()
     journal.keep()
-    assert (journal.waiting_in_memory, journal.lost) == (0, 1)
+    assert (journal.waiting_in_memory, len(journal.unsaved)) == (0, 1)
     assert folder.definition()["run_name"] == "a run"
     journal.append("metrics", _metric(5))
     journal.add_file(source, "a.txt")
@@ -357,7 +337,7 @@ def test_a_disk_that_becomes_read_only(small_disk: Path) -> None:
     assert journal.waiting_in_memory == 3
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     journal.keep()
-    assert (journal.waiting_in_memory, journal.lost) == (0, 0)
+    assert (journal.waiting_in_memory, len(journal.unsaved)) == (0, 0)
     assert _steps(folder) == [0, 1, 2]
 
 
@@ -373,13 +353,13 @@ def test_memory_has_an_end_and_what_goes_beyond_it_is_counted(
         journal.append("metrics", _metric(step))
     kept = journal.waiting_in_memory
     assert 5 < kept < 40
-    assert journal.lost == 100 - kept
+    assert len(journal.unsaved) == 100 - kept
     in_the_way.unlink()
     journal.keep()
     for step in range(100, 200):
         journal.append("metrics", _metric(step))
     assert _steps(folder) == [*range(kept), *range(100, 200)]
-    assert journal.lost == 100 - kept
+    assert len(journal.unsaved) == 100 - kept
 
 
 def test_a_source_that_is_not_there_is_the_callers_mistake(folder: RunFolder, tmp_path: Path) -> None:
@@ -388,9 +368,9 @@ def test_a_source_that_is_not_there_is_the_callers_mistake(folder: RunFolder, tm
         journal.add_file(tmp_path / "nowhere", "a.txt")
     with pytest.raises(IsADirectoryError):
         journal.add_file(tmp_path, "a.txt")
-    assert journal.lost == 0
+    assert len(journal.unsaved) == 0
     assert _read(folder) == []
-    assert list(folder.files.iterdir()) == []
+    assert not folder.files.exists()
 
 
 # How soon

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -161,6 +162,17 @@ def test_what_another_machine_has_taken_up_meanwhile_is_not_mixed_with_it(
     }
 
 
+# It ends at once, so that its sender is alone with what it has left.
+DEFER = """
+import json, os, sys
+from pathlib import Path
+from lossy_mlflow.outbox.program import outbox_for
+outbox = outbox_for(os.environ["MLFLOW_TRACKING_URI"])
+outbox.journal(sys.argv[1]).defer("publish_checkpoint", json.loads(sys.argv[2]), Path(sys.argv[3]))
+os._exit(0)
+"""
+
+
 @pytest.fixture
 def published(here: Workplace, tmp_path: Path) -> tuple[MlflowClient, str, dict[str, Any], Path]:
     """What a deferred publication is called with: a run, the arguments, the weights."""
@@ -202,6 +214,39 @@ def test_a_publication_that_was_cut_off_is_completed_and_never_doubled(published
     (third,) = client.search_model_versions("name = 'mine'")
     assert third.source == f"models:/{pending.model_id}"
     assert third.tags["weights_sha256"] == version.tags["weights_sha256"]
+
+
+def test_a_sender_that_is_killed_in_the_middle_of_a_publication(
+    place: OutboxPlace, published: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had started goes on; the next sender waits for that, and the decoder is published once."""
+    _, _, arguments, weights = published
+    name = f"mine-{place.proxy.port}"
+    client = place.client
+    run_id = client.create_run("0", tags={"label": name, "kind": "train"}).info.run_id
+    place.run(DEFER, run_id, json.dumps(arguments | {"name": name}), str(weights))
+
+    def helpers() -> list[psutil.Process]:
+        words = ("lossy_mlflow.outbox.calls", str(place.root))
+        running = [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]]
+        return [found for found in running if all(word in " ".join(found.info["cmdline"]) for word in words)]
+
+    (first,) = wait_for(helpers, 60, "the process that publishes")
+    wait_for(lambda: list(place.root.glob("*/runs/*/calls-*")), 60, "its turn")
+    first.suspend()
+    (sender,) = place.senders()
+    sender.kill()
+    wait_for(lambda: not place.senders(), 10, "the sender's end")
+    assert place.lossy("outbox", "status").returncode == 0
+    wait_for(place.senders, 60, "another sender")
+    time.sleep(3)
+    assert helpers() == [first]
+    first.resume()
+    place.wait_until_delivered(180)
+    (version,) = client.search_model_versions(f"name = '{name}'")
+    assert client.get_registered_model(name).aliases == {"best": version.version, "last": version.version}
+    (model,) = client.search_logged_models(["0"], f"source_run_id = '{run_id}'")
+    assert version.source == f"models:/{model.model_id}"
 
 
 def test_a_run_that_was_started_offline_leaves_another_ones_label_alone(published: Any) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -24,6 +25,7 @@ from lossy_mlflow.tracking.run_list import NEWEST, ListedRun, list_runs
 from lossy_mlflow.tracking.runs import set_tags
 from lossy_mlflow.tracking.session import running
 from tests.conftest import Workplace
+from tests.outbox.proxy import Proxy
 
 MINUTES_AGO, HOURS_AGO = 2 * HEARTBEAT_LIMIT_S, 2 * ENVIRONMENT_LIMIT_S
 PARAMETERS = ("hparam_set", "e_name", "overwrite", "overrides", "user_code", "device", "data_dir")
@@ -184,6 +186,39 @@ def test_a_training_that_an_outage_made_look_dead_ends_as_it_really_ended(runs: 
             assert (runs.status(run_id), runs.reason(run_id)) == ("RUNNING", "")
             assert _reconciled(runs) == {}
     assert (runs.status(run_id), runs.reason(run_id)) == ("FINISHED", "")
+
+
+@pytest.mark.parametrize("ahead_s", [3600, -3600], ids=["behind the server", "ahead of it"])
+@pytest.mark.parametrize("runs", ["http"], indirect=True)
+def test_a_clock_that_is_set_in_the_middle_of_a_training_makes_nobody_look_dead(
+    runs: Runs, mlflow_server: str, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    """Or that was wrong from the beginning: where the server didn't answer then, the next heartbeats see its clock."""
+    proxy = Proxy(mlflow_server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+    run_id = runs.training(0, "there:1")
+    with closing(proxy), running(connect(), run_id) as attempt:
+        proxy.clock_ahead_s = ahead_s
+        attempt.beat()
+        set_tags(runs.client, run_id, {"owner": "there:1"})
+        heartbeat = float(runs.client.get_run(run_id).data.tags["heartbeat"])
+        assert heartbeat == pytest.approx(time.time() + ahead_s, abs=20)
+        silent = runs.training(MINUTES_AGO - ahead_s, "there:1")
+        assert _reconciled(runs).keys() == {silent}
+    assert (runs.status(run_id), runs.reason(run_id)) == ("FINISHED", "")
+
+
+def test_two_that_close_the_dead_at_once(runs: Runs) -> None:
+    """On two machines: neither has a lock that the other sees."""
+    dead = {runs.training(MINUTES_AGO, "there:1", label=str(n)) for n in range(4)}
+    alive = runs.training(1, "there:1")
+    with ThreadPoolExecutor(2) as pool:
+        told = [future.result() for future in [pool.submit(reconcile) for _ in range(2)]]
+    assert {run.run_id for runs_of_one in told for run in runs_of_one} >= dead
+    for run_id in dead:
+        assert runs.status(run_id) == "FAILED"
+        assert runs.reason(run_id).startswith("closed by reconcile: no heartbeat for")
+    assert (runs.status(alive), runs.reason(alive)) == ("RUNNING", "")
 
 
 def test_an_attempt_that_was_superseded_does_not_open_the_run_again(runs: Runs) -> None:

@@ -1,5 +1,5 @@
-"""The sets that come with the package, named MODEL_DATASET; importing this registers them."""
+"""The sets that come with the package, named MODEL_DATASET, and icml_... as in the paper; importing this registers them."""
 
-from lossy_mlflow.hparams.catalogue import cifar10, digits, fashion_mnist, mnist
+from lossy_mlflow.hparams.catalogue import cifar10, digits, fashion_mnist, icml_cifar10, icml_mnist, mnist
 
-__all__ = ["cifar10", "digits", "fashion_mnist", "mnist"]
+__all__ = ["cifar10", "digits", "fashion_mnist", "icml_cifar10", "icml_mnist", "mnist"]

@@ -96,6 +96,36 @@ def dcgan_vae() -> Hparam:
     return tree
 
 
+@part
+def mlp_gan(n_hidden: int) -> Hparam:
+    """A GAN's generator of that many tanh layers; nothing here trains it."""
+    tree = default_experiment()
+    tree.model_name = "mlp_generator"
+    tree.model_train.hidden_sizes = [1024] * n_hidden
+    tree.model_train.x_var_learned = False
+    return tree
+
+
+@part
+def dcgan() -> Hparam:
+    """A GAN's generator of three convolutions; nothing here trains it."""
+    tree = default_experiment()
+    tree.model_name = "dcgan_generator"
+    tree.model_train.n_filters = 64
+    tree.model_train.n_convs = 3
+    tree.model_train.norm = "bn"
+    tree.model_train.x_var_learned = False
+    return tree
+
+
+@part
+def aae() -> Hparam:
+    """An adversarial autoencoder's decoder of three ReLU layers; nothing here trains it."""
+    tree = mlp_gan(3)
+    tree.model_name = "aae_decoder"
+    return tree
+
+
 def images(name: str, channels: int, height: int, width: int) -> Hparam:
     """The `dataset` sub-tree; `train=False` would train on the official test images instead."""
     dims = [channels, height, width]

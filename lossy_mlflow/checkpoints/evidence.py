@@ -1,0 +1,74 @@
+"""What speaks for a version: its loss, on which data, and its bound, as training has recorded them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.hparams import train_command
+from lossy_mlflow.tracking.tags import number, whole_number
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """In nats per image: `val_loss` on the images of `dataset_digest`, the IWAE bound on log p(x) and its standard error.
+
+    None, or '', where nobody has recorded it for this version.
+    """
+
+    val_loss: float | None = None
+    dataset_digest: str = ""
+    iwae_bound: float | None = None
+    iwae_bound_se: float | None = None
+
+    def __str__(self) -> str:
+        parts = []
+        if self.val_loss is not None:
+            parts.append(f"val_loss {self.val_loss:.4f}")
+        if self.dataset_digest:
+            parts.append(f"data {self.dataset_digest[:8]}")
+        if self.iwae_bound is not None:
+            error = "" if self.iwae_bound_se is None else f" +- {self.iwae_bound_se:.4f}"
+            parts.append(f"IWAE bound {self.iwae_bound:.4f}{error}")
+        return ", ".join(parts) or "none"
+
+
+def evidence_of(client: MlflowClient, version: ModelVersion) -> Evidence:
+    """The version's own tags, and of its run's metrics those of the version's epoch. A run that is gone has none."""
+    epoch = whole_number(version.tags, "epoch")
+    bounds = [_at_epoch(client, version.run_id, f"val_iwae_bound{part}", epoch) for part in ("", "_se")]
+    return Evidence(number(version.tags, "val_loss"), version.tags.get("dataset_digest", ""), *bounds)
+
+
+def refuse_without_evidence(version: ModelVersion, evidence: Evidence) -> None:
+    """Raises ConflictError where there is no val_loss, or where it isn't known on which data."""
+    there = {
+        "val_loss": evidence.val_loss is not None,
+        "dataset_digest, which says on which images": bool(evidence.dataset_digest),
+    }
+    missing = [what for what, is_there in there.items() if not is_there]
+    if not missing:
+        return
+    command = train_command(version.name) or "lossy train HPARAM_SET"
+    raise ConflictError(
+        f"{version.name}/{version.version} has no evidence to be promoted on: no tag {', no tag '.join(missing)}.",
+        f"A training writes both: {command}    or promote it as it is, without --require-evidence",
+    )
+
+
+def _at_epoch(client: MlflowClient, run_id: str | None, metric: str, epoch: int | None) -> float | None:
+    if not run_id or epoch is None:
+        return None
+    try:
+        history = client.get_metric_history(run_id, metric)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    values = [point.value for point in history if point.step == epoch and math.isfinite(point.value)]
+    return values[-1] if values else None
