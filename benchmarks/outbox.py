@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--points", type=int, default=400)
     points = parser.parse_args().points
-    with tempfile.TemporaryDirectory() as folder, _server(Path(folder)) as uri:
+    with tempfile.TemporaryDirectory() as folder, started_server(Path(folder)) as uri:
         os.environ["LOSSY_OUTBOX_DIR"] = f"{folder}/outbox"
         rows = {
             "synchronous": _measure(uri, uri, points, "sync"),
@@ -110,7 +110,7 @@ def _sender_at_100_a_second(tracking_uri: str, outbox: Path) -> tuple[float, flo
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[str]:
+def started_server(folder: Path) -> Iterator[str]:
     """A default `mlflow server`, but for its port and its job runners, which have no part in this."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))

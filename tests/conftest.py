@@ -192,7 +192,7 @@ def start_mlflow_server(
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A real `mlflow server` in `folder`, answering within the block: its URI and its process."""
     folder.mkdir(exist_ok=True)
-    port = port or _free_port()
+    port = port or free_port()
     environment = _clean_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [
         "-m",
@@ -230,16 +230,16 @@ def start_mlflow_server(
         yield uri, process
     finally:
         if process.poll() is None:
-            _end_with_children(process)
+            end_with_children(process)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _end_with_children(process: subprocess.Popen[bytes]) -> None:
+def end_with_children(process: subprocess.Popen[bytes]) -> None:
     """End a server and the workers it started, by their ids."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import struct
@@ -12,7 +14,7 @@ from pathlib import Path
 from lossy_mlflow.checkpoints.flavor import weights_and_tree
 from lossy_mlflow.checkpoints.load import local_copy
 from lossy_mlflow.checkpoints.lookup import Checkpoint, resolve
-from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.hparams import Hparam, flatten
 from lossy_mlflow.tracking.connection import explained
 
@@ -44,16 +46,20 @@ def export(reference: str, kind: str, file: Path | None = None) -> Export:
     weights, tree = weights_and_tree(local_copy(checkpoint))
     # Beside it, so that no half of it ever bears its name.
     aside = target.with_name(f".{target.name}.{os.getpid()}")
-    with explained():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    try:
+        with explained():
             if kind == "torch":
                 _write_torch(weights, tree, aside)
             else:
                 _write_safetensors(weights, _metadata(checkpoint, tree), aside)
             aside.rename(target)
-        finally:
-            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise LossyError(
+            f"{target} can't be written: {error.strerror}.", "Name another file: -o FILE"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
     return Export(checkpoint.name, checkpoint.version, checkpoint.uri, kind, str(target))
 
 
@@ -79,4 +85,7 @@ def _write_torch(weights: Path, tree: Hparam, file: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    torch.save({"state_dict": load_file(weights), "hparams": flatten(tree)}, file)
+    # By way of memory: what a full disk does to torch's own writer is no OSError.
+    content = io.BytesIO()
+    torch.save({"state_dict": load_file(weights), "hparams": flatten(tree)}, content)
+    file.write_bytes(content.getbuffer())

@@ -109,8 +109,9 @@ def _user_code_of(run_id: str) -> str | None:
     code = [path for path in files if path.endswith(".py")]
     if not code:
         return None
-    file = shlex.quote(code[-1])
+    # Into a folder of its own: a file of that name may be here already, and be another one.
+    file = shlex.quote(f"{run_id}/{Path(code[-1]).name}")
     return (
-        f"Read the code of that run, then name it: mlflow artifacts download --run-id {run_id} --artifact-path {file} "
-        f"--dst-path . && export LOSSY_USER_CODE={file}    (or --user-code {file})"
+        f"Read the code of that run, then name it: mlflow artifacts download --run-id {run_id} "
+        f"--artifact-path {shlex.quote(code[-1])} --dst-path {run_id} && export LOSSY_USER_CODE={file}"
     )

@@ -56,7 +56,7 @@ def obtain(
     refuse_not_ours(checkpoint)
     # Beside the target, since only within a file system a rename moves a folder.
     aside = target.parent / f".lossy-{checkpoint.files_sha256[:16]}"
-    with explained():
+    with _place_explained(target), explained():
         if _is_there(checkpoint, target, replace):
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +66,10 @@ def obtain(
             _fetch_whole(checkpoint, aside, progress)
             if replace:
                 shutil.rmtree(target, ignore_errors=True)
-            _move(aside / "files", target)
-            shutil.rmtree(aside, ignore_errors=True)
+            try:
+                (aside / "files").rename(target)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
     return True
 
 
@@ -91,6 +93,17 @@ def _is_there(checkpoint: Checkpoint, target: Path, replace: bool) -> bool:
         kind = f"holds other files than {checkpoint.uri}" if target.is_dir() else "is a file"
         raise ConflictError(f"{target} {kind}; it stays as it is.", "Name another folder: -o DIR")
     return False
+
+
+@contextmanager
+def _place_explained(target: Path) -> Iterator[None]:
+    """A name that is too long, a file where a folder should be, a folder that is a mount of its own."""
+    try:
+        yield
+    except OSError as error:
+        raise LossyError(
+            f"{target} can't be put into place: {error.strerror}.", "Name another folder."
+        ) from error
 
 
 @contextmanager
@@ -204,14 +217,3 @@ def _verify(checkpoint: Checkpoint, folder: Path) -> None:
         f"its tag says {checkpoint.files_sha256[:12]}...",
         f"Put them back from a backup, or {others}",
     )
-
-
-def _move(folder: Path, target: Path) -> None:
-    try:
-        folder.rename(target)
-    except OSError as error:
-        # An empty folder that is a mount of its own, say.
-        raise ConflictError(
-            f"{target} can't be put into place: {error.strerror}.",
-            "Name a folder that isn't there yet: -o DIR",
-        ) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lossy_mlflow.checkpoints.download import download
+from lossy_mlflow.checkpoints.export import export
 from lossy_mlflow.checkpoints.flavor import FILES, files_sha256, load_model
 from lossy_mlflow.checkpoints.verify import verify, versions_to_verify
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UnreachableError, UsageError
@@ -129,6 +130,9 @@ def test_a_folder_that_holds_something_else_stays_as_it_is(here: Workplace, regi
     for target, says in [(full, "holds other files than models:/mine/1"), (file, "is a file")]:
         with pytest.raises(ConflictError, match=says):
             download("mine", target)
+    for target, says in [(file / "below", "File exists"), (here.folder / ("long" * 99), "name too long")]:
+        with pytest.raises(LossyError, match=says):
+            download("mine", target)
     with pytest.raises(UsageError, match="is the working folder"):
         download("mine", Path())
     assert names_in(full) == {"mine.txt"}
@@ -207,6 +211,9 @@ def test_a_full_disk_is_said_and_nothing_stays(
     disk = tmpfs(f"size={kilobytes}k")
     with pytest.raises(LossyError, match="disk is full"):
         download("mine", disk / "decoder")
+    for kind in ("safetensors", "torch"):
+        with pytest.raises(LossyError, match="disk is full"):
+            export("mine", kind, disk / "decoder")
     assert list(disk.iterdir()) == []
 
 
