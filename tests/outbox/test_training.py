@@ -165,10 +165,9 @@ def test_what_another_machine_has_taken_up_meanwhile_is_not_mixed_with_it(
 # It ends at once, so that its sender is alone with what it has left.
 DEFER = """
 import json, os, sys
-from pathlib import Path
 from lossy_mlflow.outbox.program import outbox_for
 outbox = outbox_for(os.environ["MLFLOW_TRACKING_URI"])
-outbox.journal(sys.argv[1]).defer("publish_checkpoint", json.loads(sys.argv[2]), Path(sys.argv[3]))
+outbox.journal(sys.argv[1]).defer("publish_checkpoint", json.loads(sys.argv[2]), open(sys.argv[3], "rb"))
 os._exit(0)
 """
 
