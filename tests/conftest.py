@@ -18,6 +18,7 @@ import psutil
 import pytest
 import requests
 
+from lossy_mlflow.checkpoints.foreign import converters
 from lossy_mlflow.hparams import registry as set_registry
 from lossy_mlflow.models import registry as model_registry
 from lossy_mlflow.outbox.owner import read_owner
@@ -49,10 +50,11 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sets and models that a test registers go with it."""
+    """The sets, models and converters that a test registers go with it."""
     set_registry.set_names()
     monkeypatch.setattr(set_registry, "_sets", dict(set_registry._sets))
     monkeypatch.setattr(model_registry, "_registered", dict(model_registry._registered))
+    monkeypatch.setattr(converters, "_registered", dict(converters._registered))
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:

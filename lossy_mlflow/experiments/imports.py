@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -115,23 +116,23 @@ def import_archive(
         )
     with explained(), open_archive(path) as files:
         connection = connect()
-        paths = files.paths()
+        parts = list(_models(files))
+        total = sum(1 if isinstance(part, ImportedFile) else len(part) for part in parts)
         rows: list[ImportedFile] = []
-        for part in _models(files, paths):
-            rows += (
-                [part]
-                if isinstance(part, ImportedFile)
-                else _import_model(connection, files, part, overwrite, dry_run)
-            )
-            if progress and rows:
-                progress(rows[-1].file, len(rows), len(paths))
+        for part in parts:
+            if isinstance(part, ImportedFile):
+                rows.append(part)
+            else:
+                rows += _import_model(connection, files, part, overwrite, dry_run)
+            if progress:
+                progress(rows[-1].file, len(rows), total)
         return ImportResult(tuple(sorted(rows, key=lambda row: row.file)), without_password(connection.uri))
 
 
-def _models(files: Files, paths: Sequence[str]) -> Iterator[list[Found] | ImportedFile]:
+def _models(files: Files) -> Iterator[list[Found] | ImportedFile]:
     """The checkpoints by the model that they belong to, and a row for each file that is none."""
     models: dict[str, list[Found]] = {}
-    for path in paths:
+    for path in files.paths():
         try:
             if found := find_checkpoint(files, path):
                 models.setdefault(found.name, []).append(found)
@@ -163,9 +164,8 @@ def _store(
     connection: Connection, incoming: list[Incoming], overwrite: bool, dry_run: bool, refuse: bool = True
 ) -> list[ImportedFile]:
     from lossy_mlflow.experiments.import_run import plan, publish_all
-    from lossy_mlflow.tracking.ownership import label_lock
 
-    with label_lock(connection.uri, incoming[0].name):
+    with _name_locked(connection, incoming[0].name):
         # The oldest first, so that versions count up as epochs do.
         made = plan(connection, sorted(incoming, key=lambda item: item.epoch), overwrite)
         if refuse and (clashes := [item for item in made.items if item.clash]):
@@ -184,6 +184,22 @@ def _store(
             outcome = "would be imported" if dry_run else "imported"
             rows.append(ImportedFile(file, name, versions.get(item.incoming.epoch), outcome, notes))
     return rows
+
+
+@contextmanager
+def _name_locked(connection: Connection, name: str) -> Iterator[None]:
+    """No training and no other import of this machine takes the name meanwhile."""
+    from lossy_mlflow.tracking.ownership import label_lock
+
+    with ExitStack() as held:
+        try:
+            held.enter_context(label_lock(connection.uri, name))
+        except ConflictError as error:
+            raise ConflictError(
+                f"{name} is being trained or imported by another process on this machine.",
+                "Wait for it, and start the same command again.",
+            ) from error
+        yield
 
 
 def _incoming_file(path: Path, name: str, hparam_set: str, tree: Hparam) -> Incoming:

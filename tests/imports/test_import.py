@@ -18,6 +18,7 @@ from lossy_mlflow.experiments import import_archive, import_files
 from lossy_mlflow.hparams import get_hparams
 from lossy_mlflow.models import build_model, decoder_of
 from lossy_mlflow.tracking.connection import connect
+from lossy_mlflow.tracking.ownership import label_lock
 from lossy_mlflow.tracking.training_state import load_training_state
 from tests.conftest import Workplace
 from tests.imports.published import TheirAae, TheirDcgan, TheirMlp, TheirVae, save, save_gan, vae_checkpoint
@@ -201,6 +202,15 @@ def test_a_name_that_a_training_owns_keeps_its_best(here: Workplace, client: Mlf
     run = client.create_run("0", tags={"kind": "train", "label": "mine"}, run_name="mine")
     publish(connect(), run.info.run_id, Publication("mine", "", tree, {}), Snapshot(1, 2.0, weights(3)))
     assert client.get_registered_model("mine").aliases == {"best": 3, "last": 3}
+
+
+def test_a_name_that_another_process_is_at_work_on_is_left_to_it(here: Workplace) -> None:
+    torch.save(weights(1), "1.pth")
+    with (
+        label_lock(connect().uri, "theirs"),
+        pytest.raises(ConflictError, match="theirs is being trained or imported by another process"),
+    ):
+        import_files(["1.pth"], name="theirs", hparam_set=SET)
 
 
 def test_an_import_that_died_is_finished_by_the_next(here: Workplace, client: MlflowClient) -> None:

@@ -46,11 +46,11 @@ def explained_format(what: str) -> Iterator[None]:
 
 
 def refuse_beyond_memory(what: str, n_bytes: int) -> None:
-    """Raises UnreadableError where `n_bytes` are more than this machine can hold twice: once read, once converted."""
+    """Raises UnreadableError where `n_bytes` are more than this machine can hold three times: read, unpacked, loaded."""
     import psutil
 
     available = psutil.virtual_memory().available
-    if n_bytes > available // 2:
+    if n_bytes > available // 3:
         raise UnreadableError(
             f"{what} says that it holds {n_bytes / 1e9:,.1f} GB; this machine has {available / 1e9:,.1f} GB of memory free.",
             "Take a machine with more memory, if the file is what it should be.",
