@@ -12,7 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.reference import BEST_STEP, LAST_STEP, Reference, parse_reference, refuse_step
 from lossy_mlflow.errors import NotFoundError, UsageError, did_you_mean
-from lossy_mlflow.hparams import train_command
+from lossy_mlflow.hparams import get_hparams, set_names, train_command
+from lossy_mlflow.models import comes_trained
 from lossy_mlflow.tracking.connection import Connection, connect, explained, without_password
 from lossy_mlflow.tracking.runs import all_pages, quoted
 from lossy_mlflow.tracking.tags import number, whole_number
@@ -102,12 +103,18 @@ def registered_model(connection: Connection, name: str) -> RegisteredModel:
     names = _registered_names(connection.client)
     near = did_you_mean(name, names)
     there = near or (f"it has {len(names)} of other names." if names else "it has none yet.")
-    command = train_command(name)
-    way = f"Train it: {command}" if command else "See what there is: lossy checkpoints"
     raise NotFoundError(
         f"No registered model {name!r} at {without_password(connection.uri)}; {there}",
-        f"{way}    or name another server: export MLFLOW_TRACKING_URI=...",
+        f"{_way_to(name)}    or name another server: export MLFLOW_TRACKING_URI=...",
     )
+
+
+def _way_to(name: str) -> str:
+    """The command that makes a model of that name, where there is one."""
+    if name in set_names() and comes_trained(get_hparams(name).model_name):
+        return "Import it, from the published archive: lossy import ARCHIVE"
+    command = train_command(name)
+    return f"Train it: {command}" if command else "See what there is: lossy checkpoints"
 
 
 def _pick(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import math
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +38,7 @@ from lossy_mlflow.tracking.runs import (
     runs_of_label,
     set_tags,
 )
-
-log = logging.getLogger("lossy_mlflow")
+from lossy_mlflow.tracking.training_state import Progress, TrainingStates
 
 _WAIT_FOR_LOCK_S = 5
 # The tag of a version that tells the file it was made of; no training sets it.
@@ -49,7 +47,10 @@ _FILE_SHA256 = "file_sha256"
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A file that was read, fits its set, and is to become a version of `name`. `val_loss`: nats per image, None if unknown."""
+    """A file that was read, fits its set, and is to become a version of `name`. `val_loss`: nats per image, None if unknown.
+
+    `weights` are the decoder's, `rest` the encoder's, if the file has one.
+    """
 
     file: str
     size: int
@@ -60,6 +61,7 @@ class Incoming:
     epoch: int
     val_loss: float | None
     weights: Mapping[str, Tensor]
+    rest: Mapping[str, Tensor]
     notes: tuple[str, ...]
 
     def weights_sha256(self) -> str:
@@ -193,6 +195,7 @@ def publish_all(connection: Connection, planned: Plan) -> dict[int, int]:
             log_hparams(client, run_id, first.tree)
             for item in new:
                 _publish(connection, run_id, item)
+            _keep_encoder(connection, run_id, new[-1])
     found = by_epoch(versions_of_run(client, run_id, first.name)) if run_id else {}
     return {epoch: int(version.version) for epoch, version in found.items()}
 
@@ -214,6 +217,14 @@ def _publish(connection: Connection, run_id: str, item: Incoming) -> None:
     )
     val_loss = math.nan if item.val_loss is None else item.val_loss
     publish(connection, run_id, publication, Snapshot(item.epoch, val_loss, item.weights))
+
+
+def _keep_encoder(connection: Connection, run_id: str, newest: Incoming) -> None:
+    """Where `load_checkpoint_name` looks for it. The run has one, as a training's has: the newest file's."""
+    if newest.rest:
+        tensors = {f"model.{name}": tensor for name, tensor in newest.rest.items()}
+        best = math.inf if newest.val_loss is None else newest.val_loss
+        TrainingStates(connection, run_id, None).save(tensors, Progress(newest.epoch, newest.epoch, best))
 
 
 def _common_tags(item: Incoming) -> dict[str, str]:

@@ -233,6 +233,7 @@ def _incoming(
         epoch=_epoch_in(PurePosixPath(file).name) if contents.epoch is None else contents.epoch,
         val_loss=contents.val_loss,
         weights=fit.weights,
+        rest=fit.rest,
         notes=fit.notes,
     )
 

@@ -11,7 +11,7 @@ from lossy_mlflow.experiments.new_run import check_same_data, make_run, run_tags
 from lossy_mlflow.experiments.records import describe
 from lossy_mlflow.experiments.request import Request
 from lossy_mlflow.experiments.settings import check_sizes, experiment_name, settings_of
-from lossy_mlflow.experiments.trial import check_model
+from lossy_mlflow.experiments.trial import check_model, check_parts
 from lossy_mlflow.experiments.warm_start import warm_start
 from lossy_mlflow.models import build_model
 from lossy_mlflow.models.device import choose_device
@@ -36,6 +36,10 @@ def run_training(
     tree, client = request.tree, connection.client
     settings = settings_of(tree)
     device = choose_device(request.device)
+    with seeded(settings.seed):
+        model = build_model(tree)
+    # Before data are fetched for what can't be trained.
+    check_parts(model, tree)
     # A download is worth a line, asked for or not.
     splits = load_splits(
         tree.dataset.name,
@@ -45,8 +49,6 @@ def run_training(
         progress=log.warning,
     )
     check_sizes(tree, splits)
-    with seeded(settings.seed):
-        model = build_model(tree)
     check_model(model, tree, splits.val, settings, device)
     state = load_training_state(client, resumed) if resumed else None
     taken = warm_start(connection, tree, model) if state is None else None

@@ -47,7 +47,7 @@ def check_model(
     whatever a model keeps outside of its tensors. (A deep copy isn't one: what closes over the first would change the first.)
     """
     who = f"The model {tree.model_name!r}"
-    _check_parts(who, model, tree)
+    check_parts(model, tree)
     with _random_numbers_kept(), logged_nowhere(), seeded(derived_seed(settings.seed, "trial"), device):
         with seeded(settings.seed):
             other = build_model(tree)
@@ -85,7 +85,9 @@ def _larger_variance(tree: Hparam) -> str:
     return f"a larger variance: --set model_train.x_var=VALUE (it is {x_var!r})" if x_var else ""
 
 
-def _check_parts(who: str, model: nn.Module, tree: Hparam) -> None:
+def check_parts(model: nn.Module, tree: Hparam) -> None:
+    """Raises UsageError where the model lacks what can be seen without trying it."""
+    who = f"The model {tree.model_name!r}"
     if not isinstance(model, Trainable):
         raise UsageError(
             f"{who} can't be trained: it has no loss(batch, generator).",

@@ -6,7 +6,13 @@ Importing this loads no torch, so that names can be listed and models registered
 from __future__ import annotations
 
 from lossy_mlflow.models.protocols import Autoencoder, Decoder, FeatureMap, Trainable, decode, decoder_of
-from lossy_mlflow.models.registry import build_model, build_outline, model_names, register_model
+from lossy_mlflow.models.registry import (
+    build_model,
+    build_outline,
+    comes_trained,
+    model_names,
+    register_model,
+)
 
 __all__ = [
     "Autoencoder",
@@ -15,6 +21,7 @@ __all__ = [
     "Trainable",
     "build_model",
     "build_outline",
+    "comes_trained",
     "decode",
     "decoder_of",
     "model_names",

@@ -26,6 +26,8 @@ _BUILT_IN = {
     "dcgan_generator": "lossy_mlflow.models.generators",
     "aae_decoder": "lossy_mlflow.models.generators",
 }
+# Decoders alone, which have no loss: others have trained them.
+_COME_TRAINED = {"mlp_generator", "dcgan_generator", "aae_decoder"}
 # The fields of ours that say how large a model is.
 _SIZES = ("model_train.z_size", "model_train.hidden_sizes", "model_train.n_filters")
 _registered: dict[str, Callable[[Hparam], nn.Module]] = {}
@@ -59,6 +61,11 @@ def register_model(name: str) -> Callable[[BuilderT], BuilderT]:
 def model_names() -> list[str]:
     """The names of all models that can be built, sorted."""
     return sorted(_BUILT_IN.keys() | _registered.keys())
+
+
+def comes_trained(model_name: str | None) -> bool:
+    """Whether it is one of the package's that can't be trained here, but imported."""
+    return model_name in _COME_TRAINED
 
 
 def build_model(tree: Hparam) -> nn.Module:

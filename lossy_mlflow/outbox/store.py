@@ -352,7 +352,7 @@ class OutboxStore(ModelStore):
 def _logging_caller() -> str:
     """The function of MLflow's that asks for a run only to log into it; '' where a reader asks.
 
-    It wants to know where artifacts go or, for a metric with a run_id, which models the run has: the server isn't waited for.
+    It wants to know where artifacts go or, for a metric with a run_id, which models the run has: neither may wait for the server.
     """
     frame: FrameType | None = sys._getframe(1)
     for _ in range(_LEVELS):

@@ -124,7 +124,8 @@ def vae_checkpoint(vae: nn.Module, epoch: int, losses: list[float]) -> dict[str,
         "optimizer": torch.optim.Adam(vae.parameters()).state_dict(),
         "global_step": 600 * epoch,
         "global_epoch": epoch,
-        "test_loss_list": losses,
+        # It takes means by numpy.
+        "test_loss_list": [np.float64(loss) for loss in losses],
     }
 
 

@@ -74,12 +74,25 @@ def test_the_dcgans(side: int, channels: int, n_convs: int, norm: str, spectral:
     torch.manual_seed(1)
     theirs, z = TheirDcgan(side, channels, norm, n_convs, spectral), torch.randn(9, 5)
     data = {1: "mnist", 3: "cifar10"}[channels]
-    line = f"--dataset={data} --imageSize {side} --nz 5 --ngf 4 --ng_conv {n_convs} --g_nm {norm} --spectral_g {int(spectral)}"
+    line = (
+        f"--dataset={data} --imageSize {side} --nz 5 --ngf 4 --ng_conv {n_convs} --spectral_g {int(spectral)}"
+    )
+    line += f" --g_nm {'None' if norm == 'none' else norm}"
     found = parse_gan_settings(line)
     tree = get_hparams(found.hparam_set, found.overrides)
     tensors = dict(theirs.state_dict())
     assert_same(theirs.decode(z), decoded(tensors, tree, z)[0])
-    # As torch before 1.1, and before 0.4.1, stored it.
+    # As torch before 1.1, and before 0.4.1, stored it: first with the quotient, then without.
+    if spectral:
+        quotients = {
+            name.removesuffix("_orig"): theirs.get_submodule(
+                name.removesuffix(".weight_orig")
+            ).weight.detach()
+            for name in tensors
+            if name.endswith("weight_orig")
+        }
+        without_v = {name: tensor for name, tensor in tensors.items() if not name.endswith("weight_v")}
+        assert_same(theirs.decode(z), decoded(without_v | quotients, tree, z)[0])
     old = {n: t for n, t in tensors.items() if not n.endswith(("num_batches_tracked", "weight_v"))}
     if spectral:
         for name, u in tensors.items():

@@ -40,7 +40,12 @@ def _numpy() -> bytes:
     return file.getvalue()
 
 
-CHECKPOINT = {"state_dict": WEIGHTS, "optimizer": {"lr": 1.0}, "global_epoch": 3, "test_loss_list": [2.0]}
+CHECKPOINT = {
+    "state_dict": WEIGHTS,
+    "optimizer": {"lr": 1.0},
+    "global_epoch": 3,
+    "test_loss_list": [np.float64(2.0)],
+}
 FORMATS = {
     "torch": _torch(CHECKPOINT, True),
     "torch before 1.6": _torch(CHECKPOINT, False),

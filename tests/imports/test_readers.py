@@ -86,6 +86,28 @@ def test_the_epoch_and_the_last_loss_are_read(new_zip: bool) -> None:
         assert (odd.epoch, odd.val_loss) == (None, None)
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
+def test_numbers_of_numpy_are_numbers(kind: type) -> None:
+    """They are what the published code's losses are, pickled by one numpy or another."""
+    content = torch_bytes({"state_dict": TENSORS, "test_loss_list": [kind(3), kind(2)]})
+    old = repacked(
+        content, lambda _, member: member.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    )
+    assert content != old
+    for file in (
+        content,
+        old,
+        torch_bytes({"state_dict": TENSORS, "test_loss_list": [kind(2)]}, new_zip=False),
+    ):
+        assert read_checkpoint(file, "it").val_loss == 2.0
+
+
+def test_what_numpy_makes_besides_numbers_is_refused() -> None:
+    for value in (np.str_("x" * 1000), np.datetime64("2020-01-01"), np.void(b"x")):
+        with pytest.raises(UnreadableError):
+            read_checkpoint(torch_bytes({"state_dict": TENSORS, "note": value}), "it")
+
+
 def test_tensors_of_a_gpu_come_to_the_cpu() -> None:
     """What torch writes there differs in the device's name alone."""
 

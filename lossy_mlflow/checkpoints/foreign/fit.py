@@ -22,9 +22,13 @@ _LOGVAR = "x_logvar"
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A decoder's weights, contiguous and in the model's own types; `notes`: what was changed on the way."""
+    """A decoder's weights, contiguous and in the model's own types; `notes`: what was changed on the way.
+
+    `rest`: the other tensors of the model, an encoder's, by its names; empty where the file has the decoder alone.
+    """
 
     weights: Mapping[str, Tensor]
+    rest: Mapping[str, Tensor]
     notes: tuple[str, ...]
 
 
@@ -51,26 +55,31 @@ def fitted(tensors: Mapping[str, Tensor], tree: Hparam, what: str) -> Fitted:
             f"{what} doesn't fit the model {tree.model_name!r}: {off}",
             "Name the set of the architecture that it was trained with: lossy hparams list",
         )
-    own = decoder.state_dict()
     notes: dict[str, None] = {}
-    weights = {}
-    for name, wanted in own.items():
-        tensor = given[prefix + name]
+    converted = {}
+    for name, wanted in target.state_dict().items():
+        tensor = given[name]
         if tensor.is_floating_point() != wanted.is_floating_point():
             raise ConflictError(
-                f"{prefix}{name} in {what} is {_type(tensor)}, in the model {_type(wanted)}.",
+                f"{name} in {what} is {_type(tensor)}, in the model {_type(wanted)}.",
                 "Save it as that.",
             )
         if tensor.dtype != wanted.dtype and tensor.is_floating_point():
             notes[f"{_type(tensor)} became {_type(wanted)}"] = None
-        weights[name] = tensor.to(wanted.dtype).contiguous().clone()
-        if n_bad := int((~torch.isfinite(weights[name])).sum()):
+        converted[name] = tensor.to(wanted.dtype).contiguous().clone()
+        if n_bad := int((~torch.isfinite(converted[name])).sum()):
             raise UsageError(
-                f"{prefix}{name} in {what} has {n_bad} of {tensor.numel()} numbers that are NaN or infinite as {_type(wanted)}.",
+                f"{name} in {what} has {n_bad} of {tensor.numel()} numbers that are NaN or infinite as {_type(wanted)}.",
                 "A decoder with these makes no images. Take an earlier checkpoint of that training.",
             )
+    weights = {name: converted[prefix + name] for name in decoder.state_dict()}
     _refuse_without_images(decoder, weights, tree, what)
-    return Fitted(weights, tuple(notes))
+    rest = (
+        {name: tensor for name, tensor in converted.items() if not name.startswith(prefix)}
+        if is_whole
+        else {}
+    )
+    return Fitted(weights, rest, tuple(notes))
 
 
 def _with_logvar(given: Mapping[str, Tensor], decoder: nn.Module, prefix: str) -> dict[str, Tensor]:

@@ -55,14 +55,16 @@ def parse_gan_settings(text: str) -> GanSettings:
     if g_type != "dcgan":
         known = ", ".join([*_HIDDEN_LAYERS, "dcgan"])
         raise UnrecognisedError(f"its settings say --g_type {g_type}; known are {known}")
-    if options["g_nm"] == "ln":
+    # That program takes these two in capitals as well.
+    norm = options["g_nm"].lower() if options["g_nm"].lower() in ("ln", "none") else options["g_nm"]
+    if norm == "ln":
         raise UnrecognisedError(
             "its settings say --g_nm ln, with which that code's DCGAN can't run on images"
         )
     convolutions = {
         "model_train.n_filters": width,
         "model_train.n_convs": _number(options, "ng_conv"),
-        "model_train.norm": options["g_nm"],
+        "model_train.norm": norm,
     }
     nearest = "dcgan10_mnist" if dataset == "mnist" else "icml_CIFAR10_dcgan10_V"
     return GanSettings(nearest, {**images, **convolutions})

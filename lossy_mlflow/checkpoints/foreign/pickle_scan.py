@@ -31,6 +31,11 @@ _ALLOWED = _ITEM_BYTES.keys() | {
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
+    # Numbers of numpy's, and the bytes in them: see numpy_scalar.
+    "numpy dtype",
+    "numpy.core.multiarray scalar",
+    "numpy._core.multiarray scalar",
+    "_codecs encode",
 }
 # Other ways to name what a pickle calls; a file of torch's has none of them.
 _OTHER_CALLS = {"INST", "OBJ", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "PERSID", "NEWOBJ_EX", "BYTEARRAY8"}

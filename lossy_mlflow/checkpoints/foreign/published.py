@@ -135,8 +135,10 @@ def _without_spectral_norm(tensors: Tensors) -> dict[str, Tensor]:
         matrix = weight.double().transpose(0, 1).flatten(1)
         u = u.double()
         v = tensors.get(f"{layer}_v")
+        if v is None and layer in tensors:
+            # Torch before 1.1 stored the quotient itself, and decoded with it.
+            continue
         if v is None or v.shape != matrix.shape[1:]:
-            # Torch before 1.1 didn't store it.
             v = matrix.T @ u
             v = v / v.norm().clamp_min(1e-12)
         plain[layer] = (weight.double() / (u @ matrix @ v.double())).to(weight.dtype)

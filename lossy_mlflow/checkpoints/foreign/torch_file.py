@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from lossy_mlflow.checkpoints.foreign.contents import UnreadableError, explained_format
+from lossy_mlflow.checkpoints.foreign.numpy_scalar import NUMPY_NAMES
 from lossy_mlflow.checkpoints.foreign.pickle_scan import storages
 from lossy_mlflow.checkpoints.foreign.zip_file import open_zip, read_member
 
@@ -58,7 +59,7 @@ def _load(file: BytesIO, what: str) -> Any:
     import torch
 
     file.seek(0)
-    with explained_format(what):
+    with explained_format(what), torch.serialization.safe_globals(NUMPY_NAMES):
         # Tensors that a GPU has written come to the CPU.
         return torch.load(file, weights_only=True, map_location="cpu")
 

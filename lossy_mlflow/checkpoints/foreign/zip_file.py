@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
+from pathlib import PureWindowsPath
 from typing import IO
 
 from lossy_mlflow.checkpoints.foreign.contents import UnreadableError, explained_format, refuse_beyond_memory
@@ -44,8 +45,8 @@ def read_member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, what: str) -> 
 
 def names_a_place_outside(name: str) -> bool:
     """Whether the path of a member leads out of the folder that a program would unpack it in, on any system."""
-    parts = PurePosixPath(name).parts
-    return "\\" in name or ":" in name.partition("/")[0] or name.startswith("/") or ".." in parts
+    # As PureWindowsPath splits it, which takes both kinds of slashes; a colon alone is in names of TensorFlow's too.
+    return bool(re.match(r"[/\\]|[A-Za-z]:[/\\]", name)) or ".." in PureWindowsPath(name).parts
 
 
 _DISTRUST = "It was not written by a program that packs files: don't unpack it."
