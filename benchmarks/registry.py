@@ -2,15 +2,18 @@
 
     python benchmarks/registry.py [--rounds 10]
 
-Loading, once the reference is resolved, is compared with reading the version's safetensors file into a module that is there
-already. Publishing is compared with `mlflow.pytorch.log_model`, its requirements given and its weights pickled, which registers
-the model as well: once without an outbox, as its sender does it; once by an outbox, where the caller is the training thread.
+Loading, once the reference is resolved, is compared with building the module and reading the version's safetensors file into it;
+for information, with reading it into a module that is there already as well. Publishing is compared with
+`mlflow.pytorch.log_model`, its requirements given and its weights pickled, which registers the model too: once without an outbox,
+as its sender does it; once by an outbox, where the caller is the training thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import logging
 import os
 import statistics
 import tempfile
@@ -44,29 +47,34 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     tree = get_hparams(HPARAM_SET)
     decoder = decoder_of(build_model(tree))
-    with tempfile.TemporaryDirectory() as folder, started_server(Path(folder)) as uri:
-        os.environ |= {
-            "MLFLOW_TRACKING_URI": uri,
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-            "LOSSY_CACHE_DIR": f"{folder}/cache",
-            "LOSSY_OUTBOX_DIR": f"{folder}/outbox",
-        }
-        n_bytes = sum(tensor.nbytes for tensor in decoder.state_dict().values())
-        print(f"{HPARAM_SET}, {n_bytes / 1e6:.1f} MB, {torch.get_num_threads()} threads")
-        published = _publish(tree, decoder, rounds)
-        loaded = _load(decoder, 3 * rounds)
-    _print("load a cached version", loaded["lossy"], "read its file", loaded["file"], 1.5)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    stack = contextlib.ExitStack()
+    # After what the outbox does at the program's end, for which it needs both.
+    atexit.register(stack.close)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+    os.environ |= {
+        "MLFLOW_TRACKING_URI": stack.enter_context(started_server(Path(folder))),
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "LOSSY_CACHE_DIR": f"{folder}/cache",
+        "LOSSY_OUTBOX_DIR": f"{folder}/outbox",
+    }
+    n_bytes = sum(tensor.nbytes for tensor in decoder.state_dict().values())
+    print(f"{HPARAM_SET}, {n_bytes / 1e6:.1f} MB, {torch.get_num_threads()} threads")
+    published = _publish(tree, decoder, rounds)
+    loaded = _load(tree, decoder, 3 * rounds)
+    _print("load a cached version", loaded["lossy"], "build, read file", loaded["build and file"], 1.5)
+    _print("", loaded["lossy"], "read file alone", loaded["file"])
     _print("publish", published["lossy"], "log_model", published["log_model"], 1)
     _print("publish by the outbox", published["outbox"], "log_model", published["log_model"], 0.1)
 
 
-def _print(what: str, seconds: float, reference: str, reference_seconds: float, target: float) -> None:
+def _print(what: str, seconds: float, reference: str, reference_seconds: float, target: float = 0) -> None:
     ratio = seconds / reference_seconds
-    verdict = "" if ratio < target else "  missed"
+    verdict = f"   target < {target}{'' if ratio < target else '  missed'}" if target else ""
     print(
         f"{what:<24}{seconds * 1e3:>9.1f} ms{ratio:>8.2f} x  "
-        f"{reference:<16}{reference_seconds * 1e3:>9.1f} ms   target < {target}{verdict}"
+        f"{reference:<18}{reference_seconds * 1e3:>9.1f} ms{verdict}"
     )
 
 
@@ -111,13 +119,14 @@ def _run(connection: Connection, name: str) -> str:
     return run_id
 
 
-def _load(decoder: nn.Module, rounds: int) -> dict[str, float]:
+def _load(tree: Hparam, decoder: nn.Module, rounds: int) -> dict[str, float]:
     checkpoint = resolve("ours@last")
     weights, _ = weights_and_tree(local_copy(checkpoint))
     return _in_turn(
         rounds,
         {
             "lossy": lambda: load_checkpoint(checkpoint),
+            "build and file": lambda: decoder_of(build_model(tree)).load_state_dict(load_file(weights)),
             "file": lambda: decoder.load_state_dict(load_file(weights)),
         },
     )

@@ -113,5 +113,6 @@ def _user_code_of(run_id: str) -> str | None:
     file = shlex.quote(f"{run_id}/{Path(code[-1]).name}")
     return (
         f"Read the code of that run, then name it: mlflow artifacts download --run-id {run_id} "
-        f"--artifact-path {shlex.quote(code[-1])} --dst-path {run_id} && export LOSSY_USER_CODE={file}"
+        f"--artifact-path {shlex.quote(code[-1])} --dst-path {run_id} && export LOSSY_USER_CODE={file}    "
+        f"(for one command of lossy: --user-code {file})"
     )

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from lossy_mlflow.checkpoints.flavor import files_sha256, refuse_unloadable, save_model, weights_sha256
 from lossy_mlflow.checkpoints.retire import retire_earlier_runs, runs_if_label_is_its_own
@@ -154,7 +155,9 @@ def _make_version(
                 created=created,
             )
             digests = {"weights_sha256": weights_sha256(folder), "files_sha256": files_sha256(folder)}
-            client.log_model_artifacts(logged.model_id, str(folder))
+            # Not by the client's own call, which asks twice for the model whose place is known.
+            store = get_artifact_repository(logged.artifact_location, tracking_uri=client.tracking_uri)
+            store.log_artifacts(str(folder))
         # Before it is READY: whoever finds it so makes the version from its tags.
         client.set_logged_model_tags(logged.model_id, digests)
         logged = client.finalize_logged_model(logged.model_id, "READY")

@@ -72,7 +72,7 @@ def test_code_that_is_missing_is_found_by_the_commands_that_are_printed(
         lossy_mlflow.load_decoder(NAME)
     assert "written by lossy-mlflow 0.1.0 on 20" in caught.value.what
     assert resolve(NAME).run_id in caught.value.what
-    commands = caught.value.hint.removeprefix("Read the code of that run, then name it: ")
+    commands = caught.value.hint.removeprefix("Read the code of that run, then name it: ").split("    (")[0]
     code = f"import lossy_mlflow; print(type(lossy_mlflow.load_decoder('{NAME}')).__name__)"
     loaded = there.run("sh", "-c", f'{commands} && python -c "{code}"')
     assert loaded.stdout.endswith("Decoder\n"), loaded.stderr
