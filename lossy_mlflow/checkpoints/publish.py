@@ -107,40 +107,42 @@ def _publish(connection: Connection, run_id: str, arguments: Mapping[str, Any], 
     """
     client, name, epoch = connection.client, arguments["name"], arguments["epoch"]
     ensure_registered_model(client, name, arguments["description"])
-    if epoch not in by_epoch(versions_of_run(client, run_id, name)):
-        made = _make_version(client, run_id, arguments, weights)
-        if (first := by_epoch(versions_of_run(client, run_id, name))[epoch]).version != made.version:
+    run, published = client.get_run(run_id), by_epoch(versions_of_run(client, run_id, name))
+    if epoch not in published:
+        made = _make_version(client, run, arguments, weights)
+        published = by_epoch(versions_of_run(client, run_id, name))
+        if (first := published[epoch]).version != made.version:
             # Two senders of one outbox, say: both then agree on the first.
             client.delete_model_version(name, made.version)
             log.info("epoch %d was published by another process as version %s", epoch, first.version)
-    if runs := runs_if_label_is_its_own(connection, name, run_id):
-        _set_aliases(client, run_id, name)
+    if runs := runs_if_label_is_its_own(connection, name, run):
+        _set_aliases(client, run_id, name, published)
         retire_earlier_runs(connection, name, runs)
 
 
-def _set_aliases(client: MlflowClient, run_id: str, name: str) -> None:
-    published: dict[int, ModelVersion] = {}
-    # Again, where another process that publishes for the run has made a version meanwhile.
-    while (found := by_epoch(versions_of_run(client, run_id, name))).keys() != published.keys():
-        published = found
-        losses = {epoch: number(version.tags, "val_loss") for epoch, version in found.items()}
+def _set_aliases(client: MlflowClient, run_id: str, name: str, published: dict[int, ModelVersion]) -> None:
+    while True:
+        losses = {epoch: number(version.tags, "val_loss") for epoch, version in published.items()}
         best, last = best_and_last(losses)
-        if not any("val_loss" in version.tags for version in found.values()):
+        if not any("val_loss" in version.tags for version in published.values()):
             # Nobody has measured what was imported: its newest is what its name means.
             best = last
         if best is not None:
-            set_alias(client, name, "best", found[best].version)
-        set_alias(client, name, "last", found[last].version)
+            set_alias(client, name, "best", published[best].version)
+        set_alias(client, name, "last", published[last].version)
+        found = by_epoch(versions_of_run(client, run_id, name))
+        if found.keys() == published.keys():
+            return
+        published = found  # another process that publishes for the run has made a version meanwhile
 
 
 def _make_version(
-    client: MlflowClient, run_id: str, arguments: Mapping[str, Any], weights: Path
+    client: MlflowClient, run: Run, arguments: Mapping[str, Any], weights: Path
 ) -> ModelVersion:
-    epoch, val_loss = arguments["epoch"], arguments["val_loss"]
+    run_id, epoch, val_loss = run.info.run_id, arguments["epoch"], arguments["val_loss"]
     # In this order the UI shows them: what a person looks for first.
     measured = {} if math.isnan(val_loss) else {"val_loss": repr(val_loss)}
     tags = {"epoch": str(epoch), **measured, **arguments["tags"]}
-    run = client.get_run(run_id)
     logged = _logged_model(client, run, epoch, tags)
     if logged.status != LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory() as scratch:

@@ -22,15 +22,14 @@ class RunsOfLabel:
     earlier: list[Run]
 
 
-def runs_if_label_is_its_own(connection: Connection, label: str, run_id: str) -> RunsOfLabel | None:
+def runs_if_label_is_its_own(connection: Connection, label: str, mine: Run) -> RunsOfLabel | None:
     """The label's runs if the label is this run's, so that its versions take the aliases and earlier runs go; else None.
 
     It is the newest training's; an import's where no training and no other import is newer. A run that was started while the
     server was away could not know of others: where there are any, it leaves them what is theirs. The tag `clashes_with` names
     the run that has the label instead.
     """
-    client = connection.client
-    mine = client.get_run(run_id)
+    client, run_id = connection.client, mine.info.run_id
     if "same_as" in mine.data.tags:  # it holds what an attempt has made that another had superseded
         return None
     others = [run for run in _rivals(client, label, mine) if run.info.run_id != run_id]

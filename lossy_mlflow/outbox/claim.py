@@ -6,7 +6,7 @@ import os
 import uuid
 from pathlib import Path
 
-from lossy_mlflow.outbox.folder import open_private
+from lossy_mlflow.outbox.disk import open_private
 from lossy_mlflow.outbox.owner import Owner, read_owner, this_place, this_process
 
 

@@ -1,4 +1,4 @@
-"""What lies where in an outbox, and how each file is written so that no reader ever meets half of it.
+"""What lies where in an outbox.
 
     OUTBOX/SERVER/server.json             the server's address
     OUTBOX/SERVER/experiments/ID.json     an experiment that the program knows by ID: its name
@@ -30,62 +30,24 @@ from typing import Any
 
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.outbox.address import outbox_root, server_uri, short_name
+from lossy_mlflow.outbox.disk import (
+    PRIVATE_FOLDER,
+    make_private_folder,
+    open_private,
+    read_json,
+    sync,
+    write_whole,
+)
 from lossy_mlflow.outbox.fences import Fence, destination, in_order
 from lossy_mlflow.outbox.owner import Owner, read_owner
 from lossy_mlflow.outbox.records import Record, RunView, decode, encode, fold
 
 FORMAT = 1
-_PRIVATE_FOLDER = 0o700
 # A program's first minutes: params, tags, some files.
 _ROOM_BYTES = 100_000
 _TAIL_BYTES = 65_536
 # A run's key becomes a folder's name: what a program calls its run must not lead anywhere else.
 _SAFE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-
-
-def make_private_folder(path: Path) -> None:
-    path.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
-
-
-def open_private(path: Path, flags: int) -> int:
-    """A descriptor of the file; one that this makes is the user's alone. Raises OSError."""
-    return os.open(path, flags | os.O_CREAT, 0o600)
-
-
-def write_whole(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
-    """Replace the file at `path` by `content` as JSON, at once. `durable`: it is on the disk when this returns."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with os.fdopen(open_private(aside, os.O_WRONLY | os.O_EXCL), "w") as file:
-            json.dump(content, file, indent=1)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    if durable:
-        sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Bring a file's content, or a folder's names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file, or one that another program has spoilt."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 @dataclass(slots=True)
@@ -334,7 +296,7 @@ class ServerFolder:
             self.path / "experiments",
         ):
             make_private_folder(path)
-        self.path.parent.chmod(_PRIVATE_FOLDER)
+        self.path.parent.chmod(PRIVATE_FOLDER)
         if read_json(self.path / "server.json") is None:
             write_whole(self.path / "server.json", {"format": FORMAT, "uri": server_uri(uri)}, durable=True)
             sync(self.path.parent)

@@ -20,8 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lossy_mlflow.outbox.disk import make_private_folder, open_private, sync
 from lossy_mlflow.outbox.fences import Fence
-from lossy_mlflow.outbox.folder import Call, RunFolder, make_private_folder, open_private, sync
+from lossy_mlflow.outbox.folder import Call, RunFolder
 from lossy_mlflow.outbox.owner import this_process
 from lossy_mlflow.outbox.records import Kind, Record, encode
 from lossy_mlflow.outbox.unsaved import UNSAVED_TAG, Unsaved, in_words

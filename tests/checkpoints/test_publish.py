@@ -171,7 +171,7 @@ def test_a_run_with_a_promoted_version_stays_whatever_its_epoch_tag_says(run_id:
         experiment, tags={"label": "mine", "kind": "train", "mlflow.user": "me"}
     ).info.run_id
     client.set_terminated(run_id)
-    runs = runs_if_label_is_its_own(connect(), "mine", later)
+    runs = runs_if_label_is_its_own(connect(), "mine", client.get_run(later))
     assert runs
     retire_earlier_runs(connect(), "mine", runs)
     assert client.get_run(run_id).info.lifecycle_stage == "active"
