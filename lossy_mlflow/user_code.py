@@ -88,7 +88,7 @@ def explained_where_theirs(doing: str) -> Iterator[None]:
         yield
     except LossyError:
         raise
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         if not _where(error):
             raise
         raise _explained(doing, error) from error

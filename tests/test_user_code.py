@@ -126,7 +126,7 @@ def test_a_model_that_fails_in_mid_training_is_said_with_its_line(here: Workplac
     file.write_text(FAILS_LATER)
     done = here.lossy("train", "late_set", "--user-code", str(file))
     assert done.returncode == 1
-    assert f"The model 'late' fails in training: {file}:9: KeyError: 'paint'" in done.stderr
+    assert f"The training fails: {file}:9: KeyError: 'paint'" in done.stderr
     assert "Traceback" not in done.stderr
     (run,) = here.json("runs", "list")
     assert run["state"] == "FAILED"

@@ -17,6 +17,7 @@ from lossy_mlflow.cli.completion import hparam_sets
 from lossy_mlflow.cli.options import data_dir_option, user_code_option
 from lossy_mlflow.cli.output import json_option, print_json
 from lossy_mlflow.errors import LossyError
+from lossy_mlflow.user_code import explained_where_theirs
 
 if TYPE_CHECKING:
     from lossy_mlflow.experiments import EpochDone, TrainResult
@@ -62,7 +63,7 @@ def train(
     from lossy_mlflow.experiments import train as run
     from lossy_mlflow.hparams import read_assignments
 
-    with _progress_bar() as progress, _no_quiet_exit():
+    with _progress_bar() as progress, _no_quiet_exit(), explained_where_theirs("The training fails"):
         result = run(
             hparam_set,
             e_name=e_name,

@@ -39,7 +39,6 @@ from lossy_mlflow.training import (
     state_tensors,
     train_epochs,
 )
-from lossy_mlflow.user_code import explained_where_theirs
 
 log = logging.getLogger("lossy_mlflow")
 
@@ -97,10 +96,9 @@ class Training:
         with AttemptRecords(self._attempt.connection, self._run_id, self._request.user_code) as records:
             try:
                 self._records = records
-                with explained_where_theirs(f"The model {self._request.tree.model_name!r} fails in training"):
-                    self._begin()
-                    self._loop()
-                    self._finish()
+                self._begin()
+                self._loop()
+                self._finish()
             except Stopped:
                 self._metrics.flush()
                 self._attempt.must_be_current()

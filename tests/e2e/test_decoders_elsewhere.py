@@ -64,6 +64,7 @@ def _images(z: list[list[float]]) -> Any:
     return x_mean.numpy()
 
 
+@pytest.mark.campaign
 def test_code_that_is_missing_is_found_by_the_commands_that_are_printed(
     there: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,6 +202,7 @@ def test_the_cache_takes_only_what_was_published(here: Workplace, monkeypatch: p
     assert not list((here.folder / "other_cache" / "decoders").iterdir())
 
 
+@pytest.mark.campaign
 def test_two_processes_may_fill_the_cache_at_once(here: Workplace) -> None:
     lossy_mlflow.train("vae2_digits", overrides=SHORT)
     code = (

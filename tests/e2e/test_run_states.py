@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import ROOT, Workplace, wait_for
 
+CAMPAIGN = pytest.mark.campaign
 ENDLESS = ("--set", "model_train.epochs=100000")
 
 
@@ -34,7 +35,7 @@ def _trains(client: Any, label: str) -> Any:
     return run if run and "val_loss" in run.data.metrics else None
 
 
-@pytest.fixture(params=["sqlite", "http"])
+@pytest.fixture(params=["sqlite", pytest.param("http", marks=CAMPAIGN)])
 def store(workplace: Workplace, request: pytest.FixtureRequest) -> Any:
     """A plain client of the store in which the workplace's commands work."""
     from mlflow import MlflowClient
@@ -122,9 +123,9 @@ def fragile_digits() -> Hparam:
     ("breaks_by", "code", "reason"),
     [
         ("sys.exit(3)", 3, "SystemExit: 3"),
-        ("sys.exit(0)", 1, "SystemExit: 0"),
+        pytest.param("sys.exit(0)", 1, "SystemExit: 0", marks=CAMPAIGN),
         ("os._exit(3)", 3, "The process died before it could end the run"),
-        ("raise RuntimeError('out of paint')", 1, "RuntimeError: out of paint"),
+        pytest.param("raise RuntimeError('out of paint')", 1, "RuntimeError: out of paint", marks=CAMPAIGN),
     ],
 )
 def test_a_model_that_breaks_its_training_ends_the_run_as_failed(
@@ -143,6 +144,7 @@ def test_a_model_that_breaks_its_training_ends_the_run_as_failed(
     assert reason in run.data.tags["state_reason"]
 
 
+@CAMPAIGN
 def test_the_same_number_written_otherwise_is_the_same_run(workplace: Workplace) -> None:
     words = ("train", "vae2_digits", "--set", "model_train.epochs=1", "--set")
     first = workplace.json(*words, "learning_rate=1e-3")
@@ -168,7 +170,9 @@ def _start_mlflow_run(
     )
 
 
-@pytest.mark.parametrize("begun", [True, False], ids=["in the training", "before the training"])
+@pytest.mark.parametrize(
+    "begun", [True, pytest.param(False, marks=CAMPAIGN)], ids=["in the training", "before the training"]
+)
 def test_what_stops_mlflow_run_stops_the_training(workplace: Workplace, client: Any, begun: bool) -> None:
     words = (
         "--env-manager",
@@ -205,6 +209,7 @@ def test_what_stops_mlflow_run_stops_the_training(workplace: Workplace, client: 
     assert process.returncode == -signal.SIGTERM
 
 
+@CAMPAIGN
 def test_a_mistake_under_mlflow_run_stands_in_the_run_it_made(workplace: Workplace, client: Any) -> None:
     process = _start_mlflow_run(workplace, "--env-manager", "local", "-P", "hparam_set=vae10_digit")
     out, _ = process.communicate(timeout=120)
@@ -235,6 +240,7 @@ def test_an_environment_that_fails_to_build_ends_as_failed(workplace: Workplace,
     assert workplace.json("runs", "reconcile") == []
 
 
+@CAMPAIGN
 def test_the_commands_say_what_to_do_next(workplace: Workplace, client: Any) -> None:
     empty = workplace.lossy("runs", "list")
     assert (empty.returncode, empty.stderr) == (0, "")

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any
 
+import pytest
+
 from tests.conftest import Workplace
 
 SHORT = ("--set", "model_train.epochs=4", "--set", "checkpointing_freq=2", "--set", "start_checkpointing=2")
@@ -134,6 +136,7 @@ def test_a_promoted_decoder_keeps_its_run_when_its_label_is_overwritten(
     assert run.data.tags["superseded_by"] == anew["run_id"]
 
 
+@pytest.mark.campaign
 def test_the_same_name_and_seed_give_the_same_numbers(workplace: Workplace) -> None:
     one = workplace.json("train", "vae2_digits", *SHORT)
     two = workplace.json("train", "vae2_digits", *SHORT, "--e-name", "again")

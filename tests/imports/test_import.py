@@ -106,8 +106,8 @@ def test_the_archive_as_a_folder_and_again_as_a_zip(
     assert version.tags["file_sha256"] in run.data.tags["imported.epoch_12"]
     state = load_training_state(client, run.info.run_id)
     assert state is not None
-    assert torch.equal(state[0]["model.encoder.0.weight"], decoders["icml_vae10_rd@best"].en1.weight)
-    assert not [name for name in state[0] if "decoder" in name]
+    assert torch.equal(state.tensors["model.encoder.0.weight"], decoders["icml_vae10_rd@best"].en1.weight)
+    assert not [name for name in state.tensors if "decoder" in name]
     packed = here.folder / "published.zip"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):

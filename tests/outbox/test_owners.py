@@ -151,7 +151,7 @@ def test_a_container_that_shares_the_folder_and_the_boot_id(place: OutboxPlace, 
         process.kill()  # and with it everything in the container, its sender too
         process.communicate()
     _silence(RunFolder(Path(run.folder)))
-    wait_for(lambda: _status(place, name) == "FAILED", 60, "the end of the run")
+    wait_for(lambda: _status(place, name) == "FAILED", 120, "the end of the run")
     place.wait_until_delivered()
     assert place.points(run.server_run_id, "loss") == [(0, 0.0), (1, 0.5), (2, 1.0)]
 

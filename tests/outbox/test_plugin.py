@@ -182,6 +182,7 @@ print(time.monotonic() - began)
 """
 
 
+@CAMPAIGN
 def test_no_logging_call_waits_for_a_server_that_answers_nothing(place: OutboxPlace, name: str) -> None:
     process = place.start(STALLED, name, **ENVIRONMENT)
     assert process.stdout
@@ -234,6 +235,7 @@ trainer.fit(Line(), torch.utils.data.DataLoader(torch.rand(40, 3), batch_size=4)
 """
 
 
+@CAMPAIGN
 def test_lightnings_logger_trains_on_while_its_server_goes_away(place: OutboxPlace, name: str) -> None:
     """It makes the run, its batches and its end with a client of its own, and uploads each checkpoint."""
     process = place.start(LIGHTNING, name, place.environment["MLFLOW_TRACKING_URI"], **ENVIRONMENT)
