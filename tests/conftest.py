@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from lossy_mlflow.checkpoints.foreign import converters
+from lossy_mlflow.cli.app import app
 from lossy_mlflow.hparams import registry as set_registry
 from lossy_mlflow.models import registry as model_registry
 from lossy_mlflow.outbox.owner import read_owner
@@ -179,6 +180,18 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     for folder in mounted:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def lossy(here: Workplace, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command prints, run in this process; what goes wrong is raised."""
+
+    def run(*words: str) -> str:
+        capsys.readouterr()
+        app.main(list(words), prog_name="lossy", standalone_mode=False)
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from lossy_mlflow.cli.app import app
 from lossy_mlflow.errors import ConflictError, LossyError
 from tests.conftest import Workplace
 
@@ -27,18 +26,6 @@ def mine():
     return tree
 """
 LABEL = "mine_it's two"
-
-
-@pytest.fixture
-def lossy(here: Workplace, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command prints, run in this process."""
-
-    def run(*words: str) -> str:
-        capsys.readouterr()
-        app.main(list(words), prog_name="lossy", standalone_mode=False)
-        return capsys.readouterr().out
-
-    return run
 
 
 def _printed(output: str, begins: str) -> str:

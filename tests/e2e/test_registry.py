@@ -13,7 +13,6 @@ import mlflow.cli
 import pytest
 
 import lossy_mlflow
-from lossy_mlflow.cli.app import app
 from lossy_mlflow.errors import ConflictError, UsageError
 from tests.conftest import ROOT, Workplace
 
@@ -22,18 +21,6 @@ from tests.conftest import ROOT, Workplace
     r"```python\n(import mlflow\n.*?)```", (ROOT / "docs/guide.md").read_text(), re.DOTALL
 )
 TRAIN = ("train", "vae2_digits", "--set=n_iwae_samples=3", "--set=checkpointing_freq=1")
-
-
-@pytest.fixture
-def lossy(here: Workplace, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command prints, run in this process."""
-
-    def run(*words: str) -> str:
-        capsys.readouterr()
-        app.main(list(words), prog_name="lossy", standalone_mode=False)
-        return capsys.readouterr().out
-
-    return run
 
 
 def _gc(here: Workplace) -> None:
