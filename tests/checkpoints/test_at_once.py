@@ -18,7 +18,7 @@ N_PROCESSES = 20
 
 # `kill_at`: the number of the call to the server, or its database, before which it dies; -1: none.
 PUBLISH = """
-import os, sys
+import inspect, os, sys
 from mlflow import MlflowClient
 from lossy_mlflow.checkpoints.promote import promote
 from lossy_mlflow.checkpoints.publish import Publication, Snapshot, ensure_registered_model, publish
@@ -39,8 +39,9 @@ def dies(function):
         return function(*arguments, **named)
     return called
 if kill_at >= 0:
-    for method in [name for name in dir(MlflowClient) if not name.startswith("_")]:
-        setattr(MlflowClient, method, dies(getattr(MlflowClient, method)))
+    for method, function in list(vars(MlflowClient).items()):
+        if inspect.isfunction(function) and not method.startswith("_"):
+            setattr(MlflowClient, method, dies(function))
 publish(connect(), run_id, Publication(name, "", tree, {"hparam_set": "vae2_digits"}), Snapshot(epoch, abs(epoch - 7.5), weights))
 if kill_at < 0:
     promote(f"{name}@last", because=str(epoch))
