@@ -96,7 +96,7 @@ class Sender:
             return
         facts = [(segment.size(), segment.owner is None or alive[segment.owner]) for segment in segments]
         if self._judged.get(run.path) != facts:
-            if dead := owner_that_died(run, self._uri):
+            if dead := owner_that_died(run, self._uri, alive):
                 close_as_failed(run, dead)
             self._judged[run.path] = facts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 
 from lossy_mlflow.outbox.fences import destination
 from lossy_mlflow.outbox.folder import RunFolder, Segment
@@ -65,14 +66,19 @@ def _now_by_the_disk(run: RunFolder) -> float:
         return time.time()
 
 
-def owner_that_died(run: RunFolder, uri: str) -> str:
-    """The process in whose hands the run says RUNNING still though it is dead, and didn't end in order; '' where none is."""
+def owner_that_died(run: RunFolder, uri: str, alive: Mapping[Owner, bool]) -> str:
+    """The process in whose hands the run says RUNNING still though it is dead, and didn't end in order; '' where none is.
+
+    `alive`: of the writers, as the caller has found them, who may remember the answer for what he has found.
+    """
     definition, verdicts = run.definition(), run.delivered(uri).verdicts
     view = fold(run.own_records(verdicts))
     name = view.state_owner or str(definition.get("owner", ""))
     running = view.status == "RUNNING" or (not view.status and bool(definition.get("owner")))
     owner = read_owner(name)
-    if not running or name in view.closed or owner is None or lives(run, owner):
+    if not running or name in view.closed or owner is None:
+        return ""
+    if alive[owner] if owner in alive else lives(run, owner):
         return ""
     # One that had lost the run to another machine has not left it in any state.
     return "" if destination(run.fences(), verdicts, name, now_ms(after=run.newest_time())) else name
