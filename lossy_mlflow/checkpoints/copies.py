@@ -6,8 +6,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from lossy_mlflow.checkpoints.publish import ensure_registered_model
+from lossy_mlflow.checkpoints.versions import search_versions
 from lossy_mlflow.errors import ConflictError, UsageError
-from lossy_mlflow.tracking.runs import all_pages, quoted, runs_of_label
+from lossy_mlflow.tracking.runs import quoted, runs_of_label
 
 COPIED_FROM = "copied_from"
 
@@ -50,8 +51,7 @@ def copy_version(client: MlflowClient, source: ModelVersion, name: str) -> Model
 
 def copies_of(client: MlflowClient, origin: str, name: str | None = None) -> list[ModelVersion]:
     """The copies of the version `origin` (NAME/VERSION), in the model `name` or in all, oldest first."""
-    wanted = f"tags.{COPIED_FROM} = {quoted(origin)}"
-    found = all_pages(lambda token: client.search_model_versions(wanted, page_token=token))
+    found = search_versions(client, f"tags.{COPIED_FROM} = {quoted(origin)}")
     return sorted(
         (version for version in found if name in (None, version.name)),
         key=lambda version: (version.name, int(version.version)),

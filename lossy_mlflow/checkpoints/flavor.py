@@ -25,6 +25,7 @@ from lossy_mlflow.errors import LossyError, NotFoundError, UsageError
 from lossy_mlflow.hparams import Hparam, flatten, unflatten
 
 if TYPE_CHECKING:
+    from mlflow.models.signature import ModelSignature
     from torch import Tensor, nn
 
 FORMAT = 1
@@ -75,23 +76,8 @@ def save_model(
     """
     import mlflow.pyfunc
     from mlflow.models import Model
-    from mlflow.models.signature import ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
-    sizes = {
-        "model_train.z_size": tree.model_train.z_size,
-        "dataset.input_vector_length": tree.dataset.input_vector_length,
-    }
-    for field, size in sizes.items():
-        if not isinstance(size, int):
-            raise UsageError(
-                f"The hparam {field} must be a whole number, it is {size!r}.", "Set it in the hparam_set."
-            )
-    z_size, x_size = sizes.values()
-    signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, z_size))]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, x_size))]),
-    )
+    z_size, x_size = _sizes(tree)
     # Nothing drawn or read from a clock here: two processes that write the same model write the same files.
     model = Model(
         run_id=run_id,
@@ -117,12 +103,37 @@ def save_model(
             loader_module=__name__,
             data_path=str(data),
             mlflow_model=model,
-            signature=signature,
+            signature=_signature(z_size, x_size),
             input_example=np.zeros((1, z_size), np.float32),
             pip_requirements=[
                 f"{name}=={version(name)}" for name in ("lossy-mlflow", "torch", "safetensors")
             ],
         )
+
+
+def _sizes(tree: Hparam) -> tuple[int, int]:
+    """Of z, and of an image. Raises UsageError where the tree doesn't say them."""
+    sizes = {
+        "model_train.z_size": tree.model_train.z_size,
+        "dataset.input_vector_length": tree.dataset.input_vector_length,
+    }
+    for field, size in sizes.items():
+        if not isinstance(size, int):
+            raise UsageError(
+                f"The hparam {field} must be a whole number, it is {size!r}.", "Set it in the hparam_set."
+            )
+    z_size, x_size = sizes.values()
+    return z_size, x_size
+
+
+def _signature(z_size: int, x_size: int) -> ModelSignature:
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    return ModelSignature(
+        Schema([TensorSpec(np.dtype(np.float32), (-1, z_size))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, x_size))]),
+    )
 
 
 def load_model(folder: Path, device: str = "cpu", whole: bool = False) -> tuple[nn.Module, Hparam]:

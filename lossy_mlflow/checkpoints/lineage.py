@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -13,9 +14,12 @@ from mlflow.exceptions import MlflowException
 from lossy_mlflow.checkpoints.copies import COPIED_FROM, copies_of
 from lossy_mlflow.checkpoints.lookup import resolve_at
 from lossy_mlflow.checkpoints.reference import Reference, parse_reference
+from lossy_mlflow.checkpoints.versions import search_versions
 from lossy_mlflow.tracking.connection import Connection, connect, explained
-from lossy_mlflow.tracking.runs import all_pages, quoted
+from lossy_mlflow.tracking.runs import quoted
 from lossy_mlflow.tracking.tags import number, whole_number
+
+T = TypeVar("T")
 
 _PARENT = "parent_version"
 # The tags by which a version names where it comes from, and what they mean.
@@ -71,7 +75,7 @@ def lineage(reference: str) -> Lineage:
             resolve_at(connection, wanted)  # which says what there is instead
         tags = found.tags if found else {}
         run_id = (found.run_id if found else "") or ""
-        run = _run(client, run_id) if run_id else None
+        run = _unless_gone(lambda: client.get_run(run_id)) if run_id else None
         run_tags = run.data.tags if run else {}
         return Lineage(
             version=itself,
@@ -123,8 +127,7 @@ def _find(connection: Connection, wanted: Reference) -> tuple[str, ModelVersion 
 
 
 def _started_from(client: MlflowClient, version: str) -> list[ModelVersion]:
-    wanted = f"tags.{_PARENT} = {quoted(version)}"
-    return list(all_pages(lambda token: client.search_model_versions(wanted, page_token=token)))
+    return search_versions(client, f"tags.{_PARENT} = {quoted(version)}")
 
 
 def _names(versions: list[ModelVersion]) -> list[str]:
@@ -142,17 +145,13 @@ def _version(client: MlflowClient, version: str) -> ModelVersion | None:
     name, _, number = version.rpartition("/")
     if not name or not number.isdecimal():
         return None
-    try:
-        return client.get_model_version(name, number)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-    return None
+    return _unless_gone(lambda: client.get_model_version(name, number))
 
 
-def _run(client: MlflowClient, run_id: str) -> Run | None:
+def _unless_gone(ask: Callable[[], T]) -> T | None:
+    """What the server answers; None where it has no such thing, or takes its name for none."""
     try:
-        return client.get_run(run_id)
+        return ask()
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise

@@ -11,6 +11,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.reference import BEST_STEP, LAST_STEP, Reference, parse_reference, refuse_step
+from lossy_mlflow.checkpoints.versions import search_versions
 from lossy_mlflow.errors import NotFoundError, UsageError, did_you_mean
 from lossy_mlflow.hparams import get_hparams, set_names, train_command
 from lossy_mlflow.models import comes_trained
@@ -87,8 +88,7 @@ def versions_of(client: MlflowClient, model: RegisteredModel) -> list[Checkpoint
     aliases: dict[int, list[str]] = {}
     for alias, version in model.aliases.items():
         aliases.setdefault(int(version), []).append(alias)
-    wanted = f"name = {quoted(model.name)}"
-    found = all_pages(lambda token: client.search_model_versions(wanted, page_token=token))
+    found = search_versions(client, f"name = {quoted(model.name)}")
     checkpoints = [_checkpoint(version, aliases.get(int(version.version), [])) for version in found]
     return sorted(checkpoints, key=lambda checkpoint: -checkpoint.version)
 

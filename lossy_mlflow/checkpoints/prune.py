@@ -13,9 +13,10 @@ from mlflow.exceptions import MlflowException
 from lossy_mlflow.checkpoints.lookup import registered_model
 from lossy_mlflow.checkpoints.promotions import promotions_in, under_way
 from lossy_mlflow.checkpoints.reference import parse_reference
+from lossy_mlflow.checkpoints.versions import search_versions
 from lossy_mlflow.errors import UsageError
 from lossy_mlflow.tracking.connection import connect, explained
-from lossy_mlflow.tracking.runs import all_pages, quoted
+from lossy_mlflow.tracking.runs import quoted
 from lossy_mlflow.tracking.tags import number, whole_number
 
 KEEP = 5
@@ -62,8 +63,7 @@ def plan_prune(name: str, keep: int = KEEP, older_than_s: float = OLDER_THAN_S) 
         connection = connect()
         client = connection.client
         model = registered_model(connection, wanted.name)
-        search = f"name = {quoted(model.name)}"
-        found = all_pages(lambda token: client.search_model_versions(search, page_token=token))
+        found = search_versions(client, f"name = {quoted(model.name)}")
         versions = {int(version.version): version for version in found}
         pinned_runs = {
             run_id: _run_is_pinned(client, run_id) for run_id in {item.run_id for item in versions.values()}

@@ -16,9 +16,14 @@ from lossy_mlflow.tracking.tags import whole_number
 TRAINING_ALIASES = frozenset({"best", "last"})
 
 
+def search_versions(client: MlflowClient, wanted: str) -> list[ModelVersion]:
+    """All versions that match `wanted`, in MLflow's search language, of every model unless that names one."""
+    return list(all_pages(lambda token: client.search_model_versions(wanted, page_token=token)))
+
+
 def versions_of_run(client: MlflowClient, run_id: str, name: str | None = None) -> list[ModelVersion]:
     """The versions of `name` that the run has made; without a name, also the copies of them in other models."""
-    found = all_pages(lambda token: client.search_model_versions(f"run_id = '{run_id}'", page_token=token))
+    found = search_versions(client, f"run_id = '{run_id}'")
     return [version for version in found if name in (None, version.name)]
 
 

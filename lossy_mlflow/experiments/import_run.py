@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -19,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lossy_mlflow.checkpoints.publish import Publication, Snapshot, ensure_registered_model, publish
-from lossy_mlflow.checkpoints.versions import by_epoch, versions_of_run
+from lossy_mlflow.checkpoints.versions import by_epoch, search_versions, versions_of_run
 from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.experiments.records import describe
 from lossy_mlflow.experiments.settings import experiment_name
@@ -29,7 +28,6 @@ from lossy_mlflow.tracking.ending import state_and_reason
 from lossy_mlflow.tracking.ownership import heartbeat, lock_domain, run_lock
 from lossy_mlflow.tracking.provenance import git_commit
 from lossy_mlflow.tracking.runs import (
-    all_pages,
     experiment_for,
     hparams_of_run,
     known_run,
@@ -165,18 +163,12 @@ def _owning_import(connection: Connection, name: str, overwrite: bool) -> Run | 
         return None
     if imports:
         return imports[0]
-    if not overwrite and (others := _versions(client, name)):
+    if not overwrite and (others := search_versions(client, f"name = {quoted(name)}")):
         raise ConflictError(
             f"{name} has {len(others)} versions that no import has made, version {others[0].version} among them.",
             "Import under another name, or take the name over: --overwrite",
         )
     return None
-
-
-def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    return list(
-        all_pages(lambda token: client.search_model_versions(f"name = {quoted(name)}", page_token=token))
-    )
 
 
 def publish_all(connection: Connection, planned: Plan) -> dict[int, int]:

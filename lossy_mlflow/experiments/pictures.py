@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.models import Autoencoder, decode, decoder_of
 from lossy_mlflow.plots import image_grid, reconstruction_grid
-from lossy_mlflow.tracking.runs import artifacts_of
+from lossy_mlflow.tracking.runs import artifacts_of, paths_in
 from lossy_mlflow.training import generator_for
 
 _COLUMNS = 8
@@ -18,7 +18,7 @@ _COLUMNS = 8
 
 def drawn_epochs(client: MlflowClient, run_id: str) -> set[int]:
     """The epochs whose pictures the run has already."""
-    there = [item.path for item in artifacts_of(client, run_id).list_artifacts("images")]
+    there = paths_in(artifacts_of(client, run_id), "images")
     return {int(found[1]) for path in there if (found := re.search(r"samples\+step\+(\d+)\+", path))}
 
 

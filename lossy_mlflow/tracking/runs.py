@@ -95,6 +95,14 @@ def artifacts_of(client: MlflowClient, run_id: str) -> ArtifactRepository:
     return get_artifact_repository(client.get_run(run_id).info.artifact_uri, tracking_uri=client.tracking_uri)
 
 
+def paths_in(artifacts: ArtifactRepository, folder: str | None = None) -> set[str]:
+    """What lies directly in a folder of a run's artifacts, by path.
+
+    To be asked before a download: what downloading a file that is gone raises is another thing for every kind of store.
+    """
+    return {item.path for item in artifacts.list_artifacts(folder)}
+
+
 def experiment_for(client: MlflowClient, name: str) -> Experiment:
     """The MLflow experiment of that name, made if it isn't there; many processes may ask at once."""
     found = client.get_experiment_by_name(name)
@@ -140,8 +148,7 @@ def hparams_of_run(client: MlflowClient, run: Run) -> Hparam:
         return tree
     with tempfile.TemporaryDirectory() as folder:
         artifacts = artifacts_of(client, run.info.run_id)
-        # Asked for first: what downloading a file that is gone raises is another thing for every kind of artifact store.
-        if _HPARAMS_FILE not in {item.path for item in artifacts.list_artifacts()}:
+        if _HPARAMS_FILE not in paths_in(artifacts):
             raise _unknown_hparams(run, "is gone")
         file = artifacts.download_artifacts(_HPARAMS_FILE, folder)
         try:

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.tracking.connection import Connection, without_password
-from lossy_mlflow.tracking.runs import artifacts_of
+from lossy_mlflow.tracking.runs import artifacts_of, paths_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,9 +115,8 @@ def load_training_state(client: MlflowClient, run_id: str) -> TrainingState | No
     stored = _stored(client, run_id)
     if stored is None:
         return None
-    # Asked for first: what downloading a file that is gone raises is another thing for every kind of artifact store.
     artifacts = artifacts_of(client, run_id)
-    there = {item.path for item in artifacts.list_artifacts(_FOLDER)}
+    there = paths_in(artifacts, _FOLDER)
     found: list[TrainingState] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in sorted(_SLOTS, key=lambda slot: slot != stored.file):

@@ -74,7 +74,7 @@ def find_checkpoint(files: Files, path: str) -> Found | None:
 
 def _settings(files: Files, match: re.Match[str]) -> GanSettings:
     wanted = f"{match['before']}lt_records/{match['hash']}/settings_{match['hash']}.txt"
-    if wanted not in set(files.paths()):
+    if wanted not in files.paths():
         raise UnrecognisedError(f"its settings aren't there, which say what it is: {wanted}")
     if files.size(wanted) > _LONGEST_SETTINGS:
         raise UnrecognisedError(f"its settings are no settings: {wanted} has {files.size(wanted):,} bytes")
