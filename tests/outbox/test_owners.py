@@ -135,12 +135,13 @@ def test_a_container_that_shares_the_folder_and_the_boot_id(place: OutboxPlace, 
         assert process.stdout
         # The first process of its namespace: here that number is another one's, which lives.
         assert process.stdout.readline() == "1\n"
-        place.proxy.mode = "pass"
-        # The sender out here can't see the program, delivers what it logs, and leaves its run alone.
+        # Started while something waits still, which the one in the container would deliver as well.
         assert place.lossy("outbox", "status").returncode == 0
         wait_for(
             lambda: len(list(place.root.glob("*/sender-*"))) == 2, 30, "a sender in and one outside of it"
         )
+        # The sender out here can't see the program, delivers what it logs, and leaves its run alone.
+        place.proxy.mode = "pass"
         place.wait_until_delivered()
         (run,) = place.runs()
         assert run.being_written
@@ -149,6 +150,8 @@ def test_a_container_that_shares_the_folder_and_the_boot_id(place: OutboxPlace, 
         assert (refused.returncode, "is writing the run" in refused.stderr) == (4, True)
     finally:
         process.kill()  # and with it everything in the container, its sender too
+        # Dead before its input ends: at that end the program would end its run in order, as FINISHED.
+        process.wait()
         process.communicate()
     _silence(RunFolder(Path(run.folder)))
     wait_for(lambda: _status(place, name) == "FAILED", 120, "the end of the run")
