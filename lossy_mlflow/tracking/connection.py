@@ -103,7 +103,7 @@ def connect() -> Connection:
     elif file := sqlite_file(uri):
         _check_sqlite_file(file)
     elif uri.partition(":")[0].partition("+")[0] in _DATABASES:
-        _check_database(uri)
+        check_database(uri)
     try:
         return Connection(mlflow.MlflowClient(uri), uri, clock)
     except UnsupportedModelRegistryStoreURIException:
@@ -198,8 +198,11 @@ def _check_address(uri: str) -> None:
     raise UsageError(f"The tracking URI {without_password(uri)!r} can't be read: {reason}.", _ADDRESSES)
 
 
-def _check_database(uri: str) -> None:
-    """Find out at once what MLflow would retry for minutes, or fail at: a driver, a server, a password."""
+def check_database(uri: str, variable: str = _VARIABLE) -> None:
+    """Find out at once what MLflow would retry for minutes, or fail at: a driver, a server, a password.
+
+    Raises LossyError, UsageError, UnreachableError, with what to set `variable` to.
+    """
     import sqlalchemy
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -216,12 +219,12 @@ def _check_database(uri: str) -> None:
         ) from None
     except (ArgumentError, ValueError) as error:
         raise UsageError(
-            f"The tracking URI {shown!r} can't be read: {_first_line(error)}.", _ADDRESSES
+            f"{variable} is {shown!r}, which can't be read: {_first_line(error)}.", _ADDRESSES
         ) from None
     except SQLAlchemyError as error:
         raise UnreachableError(
             f"The database {shown} can't be reached: {_first_line(error)}.",
-            "Start it, check its address, user and password, or name another: export MLFLOW_TRACKING_URI=...",
+            f"Start it, check its address, user and password, or name another: export {variable}=...",
         ) from None
 
 
