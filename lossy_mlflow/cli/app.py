@@ -23,6 +23,7 @@ from lossy_mlflow.cli.outbox import outbox
 from lossy_mlflow.cli.output import explained_stdout
 from lossy_mlflow.cli.registry import history, lineage, promote, prune
 from lossy_mlflow.cli.runs import runs
+from lossy_mlflow.cli.serve import serve
 from lossy_mlflow.cli.train import train
 from lossy_mlflow.errors import LossyError
 
@@ -70,6 +71,7 @@ for command in (
     *(train, runs, hparams, models, data, outbox),
     *(resolve, checkpoints, promote, history, lineage, prune),
     *(import_, download, verify, export),
+    serve,
 ):
     app.add_command(command)
 
