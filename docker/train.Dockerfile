@@ -19,8 +19,7 @@ RUN python3 -m venv /opt/lossy && \
     /opt/lossy/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps \
         --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)"
 COPY lossy_mlflow lossy_mlflow
-RUN /opt/lossy/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[train]' && \
-    /opt/lossy/bin/python -m compileall -q /opt/lossy/lib
+RUN /opt/lossy/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[train]'
 
 FROM base
 COPY --from=build /opt/lossy /opt/lossy
