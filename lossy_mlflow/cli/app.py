@@ -25,6 +25,7 @@ from lossy_mlflow.cli.registry import history, lineage, promote, prune
 from lossy_mlflow.cli.runs import runs
 from lossy_mlflow.cli.serve import serve
 from lossy_mlflow.cli.train import train
+from lossy_mlflow.cli.users import users
 from lossy_mlflow.errors import LossyError
 
 _INTERRUPTED = 130
@@ -71,7 +72,7 @@ for command in (
     *(train, runs, hparams, models, data, outbox),
     *(resolve, checkpoints, promote, history, lineage, prune),
     *(import_, download, verify, export),
-    serve,
+    *(serve, users),
 ):
     app.add_command(command)
 

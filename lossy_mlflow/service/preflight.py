@@ -77,7 +77,7 @@ def preflight(stores: Stores, serving: Serving, given: Mapping[str, str]) -> lis
         {"access": lambda: _access(serving)},
         secret_key,
         databases,
-        {"artifacts": lambda: _artifacts(stores.artifacts), "clock": lambda: _clock(stores.artifacts)},
+        {"bucket": lambda: _bucket(stores.artifacts), "artifacts": lambda: _artifacts(stores.artifacts)},
         *disks,
     ]
     return [finding for group in groups for finding in _findings(group)]
@@ -203,6 +203,20 @@ def _user_exists(uri: str, name: str) -> bool:
         return bool(connection.execute(sqlalchemy.select(users).where(users.c.username == name)).first())
 
 
+def _bucket(uri: str) -> str | None:
+    place = file_place(uri)
+    if not isinstance(place, Bucket):
+        return None
+    # Before anything is written: some stores make a bucket that isn't there.
+    ahead = place.clock() - time.time()
+    if abs(ahead) > _CLOCK_S:
+        raise LossyError(
+            f"The clock of {uri} is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's.",
+            "Set both by the network: timedatectl set-ntp true",
+        )
+    return f"{place.bucket} is there, its clock within {_CLOCK_S} s of this machine's"
+
+
 def _artifacts(uri: str) -> str:
     place = file_place(uri)
     if not isinstance(place, Bucket) and not Path(uri).exists():
@@ -219,19 +233,6 @@ def _artifacts(uri: str) -> str:
     finally:
         place.delete(name)
     return f"{uri} can be written, read and cleared"
-
-
-def _clock(uri: str) -> str | None:
-    place = file_place(uri)
-    if not isinstance(place, Bucket):
-        return None
-    ahead = place.clock() - time.time()
-    if abs(ahead) > _CLOCK_S:
-        raise LossyError(
-            f"The clock of {uri} is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's.",
-            "Set both by the network: timedatectl set-ntp true",
-        )
-    return f"within {_CLOCK_S} s of the bucket's"
 
 
 def _folders(stores: Stores) -> dict[str, Path]:

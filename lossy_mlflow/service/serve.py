@@ -37,15 +37,28 @@ def serve(
     itself, or has to be killed.
     """
     settings = server_settings(stores, serving, given, pool_for(demands(stores, serving), given))
-    if serving.socket:
-        remove_stale(serving.socket)
-    with _configured(settings, serving) as environment, _Child(settings.arguments, environment) as child:
+    with (
+        _no_stale_socket(serving),
+        _configured(settings, serving) as environment,
+        _Child(settings.arguments, environment) as child,
+    ):
         while child.runs() and not answers(serving):
             time.sleep(_ASK_EVERY_S)
         if child.runs() and not child.told_to_end:
             ready()
         child.wait()
-    if serving.socket:
+
+
+@contextmanager
+def _no_stale_socket(serving: Serving) -> Iterator[None]:
+    """One that was left behind would keep workers from listening there."""
+    if not serving.socket:
+        yield
+        return
+    remove_stale(serving.socket)
+    try:
+        yield
+    finally:
         remove_stale(serving.socket)
 
 
