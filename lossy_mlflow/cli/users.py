@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from lossy_mlflow.cli.output import json_option, print_json, print_table
 from lossy_mlflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from lossy_mlflow.service.users import Right
 
 _PERMISSIONS = ("READ", "EDIT", "MANAGE", "NONE")
 
@@ -56,11 +60,15 @@ def list_(as_json: bool) -> None:
         [
             user.name,
             "admin" if user.admin else "",
-            ", ".join(f"{right.permission} {right.kind} {right.name}" for right in user.rights),
+            "everything" if user.admin else ", ".join(_told(right) for right in user.rights),
         ]
         for user in found
     ]
     print_table(["name", "", "rights"], rows)
+
+
+def _told(right: Right) -> str:
+    return f"{right.permission} {right.kind} {right.name}"
 
 
 @users.command(epilog="Example: lossy users passwd ada")

@@ -26,6 +26,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Beyond what the workers are given for their requests.
 _END_WITHIN_S = GRACE_S + 15
 _ASK_EVERY_S = 0.2
+# A process that is killed ends at once; where nobody reaps the orphans of a container, its entry stays.
+_GONE_WITHIN_S = 5
 
 
 def serve(
@@ -124,6 +126,9 @@ class _Child:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._process.wait()
+        until = time.monotonic() + _GONE_WITHIN_S
+        while self._group_lives() and time.monotonic() < until:
+            time.sleep(0.01)
 
     def runs(self) -> bool:
         """Looked at without taking the process's id from it, so that its group can't be another's yet."""
@@ -146,6 +151,14 @@ class _Child:
         self._timer.start()
         if self._process:
             os.kill(self._process.pid, signal.SIGTERM)
+
+    def _group_lives(self) -> bool:
+        assert self._process
+        try:
+            os.killpg(self._process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def _kill(self) -> None:
         self._killed = True

@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-import subprocess
+import io
+import json
+import sys
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from lossy_mlflow.cli.app import app, exit_codes
 from tests.conftest import Workplace
 from tests.service.conftest import Team
 
 PASSWORD, OTHER = "password-secret-one", "password-secret-two"
 
 
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class Admin:
-    """Types commands as an admin of the team's server, or as the member that `env` says."""
+    """Types commands as an admin of the team's server, or as whom `env` says. In this process: MLflow is loaded once."""
 
-    def __init__(self, team: Team, workplace: Workplace) -> None:
+    def __init__(
+        self, team: Team, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         self.team = team
-        self._workplace = workplace
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
 
-    def run(
-        self, *words: str, typed: str = "", env: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        command = self._workplace.command("users", *words)
-        done = self._workplace.run(*command, typed=typed, env=env or self.team.member())
+    def run(self, *words: str, typed: str = "", env: dict[str, str] | None = None) -> Done:
+        self._capsys.readouterr()
+        code = 0
+        with self._monkeypatch.context() as patch:
+            for name, value in (env or self.team.member()).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdin", io.StringIO(typed))
+            try:
+                with exit_codes():
+                    app.main(["users", *words], prog_name="lossy", standalone_mode=False)
+            except SystemExit as end:
+                code = int(end.code or 0)
+        printed = self._capsys.readouterr()
         for secret in (PASSWORD, OTHER, *self.team.secrets):
-            assert secret not in done.stdout + done.stderr
-        return done
+            assert secret not in printed.out + printed.err
+        return Done(code, printed.out, printed.err)
 
     def do(self, *words: str, typed: str = "", env: dict[str, str] | None = None) -> str:
         done = self.run(*words, typed=typed, env=env)
@@ -42,8 +64,10 @@ class Admin:
 
 
 @pytest.fixture
-def admin(team_server: Team, workplace: Workplace) -> Admin:
-    return Admin(team_server, workplace)
+def admin(
+    team_server: Team, here: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Admin:
+    return Admin(team_server, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -73,7 +97,7 @@ def test_a_member_from_the_first_day_to_the_last(admin: Admin, experiment: tuple
     assert [line.split() for line in listed if line.startswith(name)] == [
         [name, *f"EDIT experiment {e_name}, MANAGE model {e_name}".split()]
     ]
-    assert [line.split() for line in listed if line.startswith("admin")] == [["admin", "admin"]]
+    assert [line.split() for line in listed if line.startswith("admin")] == [["admin", "admin", "everything"]]
     admin.do("grant", name, "NONE", "--model", e_name)
     own = admin.team.member(name, PASSWORD)
     told = admin.do("passwd", name, typed=f"{OTHER}\n", env=own)
@@ -86,7 +110,8 @@ def test_a_member_from_the_first_day_to_the_last(admin: Admin, experiment: tuple
     assert admin.looks_at(e_id, name, "never right") == 401
     # Who comes later by that name has none of the rights.
     admin.do("add", name, typed=PASSWORD)
-    assert admin.do("list", "--json").count(e_name) == 0
+    listed = json.loads(admin.do("list", "--json"))
+    assert [user for user in listed if user["name"] == name] == [{"name": name, "admin": False, "rights": []}]
 
 
 def test_what_can_not_be_done_is_said(admin: Admin, experiment: tuple[str, str], tmp_path: Path) -> None:
@@ -119,7 +144,7 @@ def test_what_can_not_be_done_is_said(admin: Admin, experiment: tuple[str, str],
     assert "cannot delete their own account" in done.stderr
 
 
-def test_a_server_without_members_says_so(mlflow_server: str, workplace: Workplace) -> None:
-    done = workplace.lossy("users", "list", env={"MLFLOW_TRACKING_URI": mlflow_server})
+def test_a_server_without_members_says_so(mlflow_server: str, admin: Admin) -> None:
+    done = admin.run("list", env={"MLFLOW_TRACKING_URI": mlflow_server})
     assert done.returncode == 2
     assert "has no users: whoever reaches it may do everything" in done.stderr
