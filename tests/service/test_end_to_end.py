@@ -158,8 +158,12 @@ def test_what_she_promotes_another_member_downloads_and_a_third_does_not(
     ada, reference = trained.ada, f"{LABEL}@champion"
     promoted = ada.json("promote", f"{LABEL}@best", "--because", "its bound", "--require-evidence")
     ben, cleo = member(team_server, "ben", tmp_path / "ben"), member(team_server, "cleo", tmp_path / "cleo")
-    granted = ada.lossy("users", "grant", "ben", "--model", LABEL, "READ", env=team_server.member())
-    assert granted.returncode == 0, granted.stderr
+    grant = ("users", "grant", "ben", "READ")
+    assert ada.lossy(*grant, "--model", LABEL, env=team_server.member()).returncode == 0
+    refused = ben.lossy("download", reference, "--output", "decoder")
+    assert refused.returncode == 1
+    assert "ask for the right on the experiment" in refused.stderr
+    assert ada.lossy(*grant, "--experiment", EXPERIMENT, env=team_server.member()).returncode == 0
 
     ben.json("download", reference, "--output", "decoder")
     verified = ben.lossy("verify", "decoder")
