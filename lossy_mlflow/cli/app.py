@@ -15,6 +15,7 @@ import click
 
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
+from lossy_mlflow.cli.doctor import doctor
 from lossy_mlflow.cli.files import download, export, verify
 from lossy_mlflow.cli.hparams import hparams
 from lossy_mlflow.cli.imports import import_
@@ -70,6 +71,7 @@ for command in (
     *(train, runs, hparams, models, data, outbox),
     *(resolve, checkpoints, promote, history, lineage, prune),
     *(import_, download, verify, export),
+    doctor,
 ):
     app.add_command(command)
 

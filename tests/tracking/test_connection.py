@@ -31,6 +31,7 @@ def _connecting(uri: str, monkeypatch: pytest.MonkeyPatch) -> LossyError:
         ("outbox+https://[bad", 2, "Invalid IPv6 URL"),
         ("http://", 2, "it names no host"),
         ("http://me:hunter2@host:port", 2, "'port'"),
+        ("http://me:hunter2/hunter2@host", 2, "can't be told from its user and password"),
         ("http://host:99999", 2, "Port out of range"),
         ("foo://me:hunter2@host", 2, "'foo://host' is of no kind"),
         ("outbox+ftp://host", 2, "of no kind"),
