@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import json
-import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -25,16 +26,38 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.conftest import Workplace, start_mlflow_server
+from tests.conftest import Workplace, end_senders, start_mlflow_server
 
 PASSWORD = "hunter2-and-more-of-it"  # noqa: S105 (a test's own)
 Examine = Callable[..., tuple[dict[str, dict[str, str]], int]]
 
 
+WITHOUT_TORCH = """
+import importlib.util as util
+find = util.find_spec
+util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
+"""
+
+
 @pytest.fixture
-def examine(here: Workplace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Examine:
+def without_torch(tmp_path: Path) -> str:
+    """For PYTHONPATH: a python finds no torch, as where it isn't installed (and as torch takes seconds to load)."""
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "sitecustomize.py").write_text(WITHOUT_TORCH)
+    return str(tmp_path / "without")
+
+
+@pytest.fixture
+def examine(
+    here: Workplace,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    without_torch: str,
+) -> Examine:
     """The findings by name and the exit code, with these variables set; no secret is in them, and all took seconds."""
     from lossy_mlflow.cli import main
+
+    monkeypatch.setenv("PYTHONPATH", without_torch)
 
     def run(**variables: str) -> tuple[dict[str, dict[str, str]], int]:
         with monkeypatch.context() as patch:
@@ -86,6 +109,7 @@ def test_a_server_that_is_well(mlflow_server: str, here: Workplace) -> None:
     assert done.stdout.endswith("All is well.\n")
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
+    assert "torch 2" in lines["torch"]
 
 
 def test_a_server_that_is_away_is_told_with_a_password_in_its_address(examine: Examine) -> None:
@@ -104,22 +128,27 @@ def test_a_name_that_does_not_resolve(examine: Examine) -> None:
     assert (code, found["reachable"]["state"]) == (5, "fail")
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"])
-def test_a_server_that_hangs_takes_seconds(answer: bytes, examine: Examine) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+@pytest.mark.parametrize("drips", [False, pytest.param(True, marks=pytest.mark.campaign)])
+def test_a_server_that_hangs_takes_seconds(drips: bool, examine: Examine) -> None:
+    """It accepts and never answers; or it sends a byte a second for ever, so that no single wait is long."""
+    stop = threading.Event()
 
-        def hang() -> None:
-            kept = []
+    def answer(connection: socket.socket) -> None:
+        with closing(connection), contextlib.suppress(OSError):
+            while not stop.wait(1):
+                connection.sendall(b"H" if drips else b"")
+
+    def accept(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
             while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                connection.sendall(answer)
-                kept.append(connection)
+                threading.Thread(target=answer, args=listening.accept()[:1], daemon=True).start()
 
-        threading.Thread(target=hang, daemon=True).start()
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        threading.Thread(target=accept, args=(listening,), daemon=True).start()
+        begin = time.monotonic()
         found, code = examine(MLFLOW_TRACKING_URI=f"http://127.0.0.1:{listening.getsockname()[1]}")
+        assert time.monotonic() - begin < 15
+        stop.set()
         listening.shutdown(socket.SHUT_RDWR)
     assert code == 5
     assert found["reachable"]["state"] == "fail"
@@ -164,15 +193,33 @@ def test_what_answers_but_is_no_mlflow(tmp_path: Path, examine: Examine) -> None
         web.wait()
 
 
-def test_a_host_that_the_server_does_not_answer_to(mlflow_server: str, examine: Examine) -> None:
-    # As by a DNS name that the server wasn't told of: the name goes to it by way of "a proxy", which is itself.
-    found, code = examine(
-        MLFLOW_TRACKING_URI="http://tracking.example", HTTP_PROXY=mlflow_server, NO_PROXY=""
+def test_a_host_that_the_server_does_not_answer_to(
+    mlflow_server: str, examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where it has a name in the DNS that it wasn't told of.
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **more: resolve(
+            "127.0.0.1" if host == "tracking.example" else host, *rest, **more
+        ),
     )
+    found, code = examine(MLFLOW_TRACKING_URI=mlflow_server.replace("127.0.0.1", "tracking.example"))
     assert code == 1
-    assert found["reachable"]["seen"].endswith(f"through the proxy {mlflow_server}")
+    assert found["reachable"]["state"] == "ok"
     assert "answers to other names" in found["credentials"]["seen"]
     assert "--allowed-hosts tracking.example" in found["credentials"]["remedy"]
+
+
+def test_a_clock_that_is_wrong(mlflow_server: str, examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 100)
+    found, code = examine(MLFLOW_TRACKING_URI=mlflow_server)
+    assert code == 0
+    assert found["clock"]["state"] == "warn"
+    assert re.search(r"this machine's clock is (99|100|101) s ahead of the server's", found["clock"]["seen"])
+    assert "ntp" in found["clock"]["remedy"]
 
 
 # Credentials
@@ -221,6 +268,15 @@ def test_credentials(guarded_server: str, examine: Examine, here: Workplace) -> 
     assert _states(found, "version", "artifacts") == ["ok", "skipped"]
     assert "no experiment yet" in found["artifacts"]["seen"]
 
+    requests.post(
+        f"{guarded_server}/api/2.0/mlflow/experiments/create",
+        json={"name": "ana's"},
+        auth=("ana", PASSWORD),
+        timeout=30,
+    ).raise_for_status()
+    found, code = examine(**user, MLFLOW_TRACKING_PASSWORD=PASSWORD)
+    assert (code, found["artifacts"]["state"]) == (0, "ok")
+
     found, code = examine(
         **user | {"MLFLOW_TRACKING_URI": guarded_server.replace("//", f"//admin:{PASSWORD}@")}
     )
@@ -241,6 +297,7 @@ def test_credentials(guarded_server: str, examine: Examine, here: Workplace) -> 
 # Artifacts
 
 
+@pytest.mark.campaign
 def test_a_server_that_leaves_artifacts_to_its_clients(tmp_path: Path, examine: Examine) -> None:
     with start_mlflow_server(
         tmp_path / "server", options=["--no-serve-artifacts", "--default-artifact-root", "/srv/theirs"]
@@ -451,7 +508,8 @@ def test_what_waits_in_the_outbox(examine: Examine, here: Workplace) -> None:
     assert exit_code == 5
     assert "of 1 runs wait for http://127.0.0.1:9" in found["outbox"]["seen"]
     assert "a sender is at work" in found["outbox"]["seen"]
-    # Another server's is sent to nobody by itself.
+    # Another server's is sent by nobody.
+    end_senders(here.folder.parent / "home/state/lossy_mlflow/outbox")
     found, exit_code = examine(MLFLOW_TRACKING_URI="http://127.0.0.1:10")
     assert "--to http://127.0.0.1:9" in found["outbox"]["remedy"]
     assert found["outbox"]["state"] == "warn"
@@ -527,27 +585,18 @@ def test_variables_that_surprise(examine: Examine) -> None:
     )
 
 
-def test_where_torch_is_not_installed(here: Workplace) -> None:
-    # As in an environment without it: nothing of that name is found.
-    hidden = here.folder / "hidden"
-    hidden.mkdir()
-    (hidden / "sitecustomize.py").write_text(
-        "import importlib.util as u\nfind = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
-    )
-    report = here.json(
-        "doctor", env={"PYTHONPATH": os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])}
-    )
-    torch = next(finding for finding in report["findings"] if finding["name"] == "torch")
-    assert torch["state"] == "ok"
-    assert "not installed" in torch["seen"]
-    (hidden / "sitecustomize.py").unlink()
-    (hidden / "torch.py").write_text("raise OSError('libtorch.so: cannot open shared object file')\n")
-    done = here.lossy("doctor", env={"PYTHONPATH": str(hidden)})
-    assert done.returncode == 1
-    assert "can't be loaded: OSError: libtorch.so" in done.stdout
+def test_torch(examine: Examine, here: Workplace, tmp_path: Path) -> None:
+    found, code = examine()
+    assert (code, found["torch"]["state"]) == (0, "ok")
+    assert "not installed: fine where" in found["torch"]["seen"]
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: cannot open shared object file')\n")
+    found, code = examine(PYTHONPATH=str(tmp_path))
+    assert code == 1
+    assert "can't be loaded: OSError: libtorch.so" in found["torch"]["seen"]
 
 
-def test_the_doctor_itself_loads_no_torch(here: Workplace) -> None:
+def test_the_doctor_itself_loads_no_torch(here: Workplace, without_torch: str) -> None:
+    (here.folder / "mine.py").write_text("import torch\n")
     code = "import sys\nfrom lossy_mlflow.service.doctor import examine\nexamine()\nprint('torch' in sys.modules)"
-    assert here.run(sys.executable, "-c", code).stdout == "False\n"
+    done = here.run(sys.executable, "-c", code, env={"LOSSY_USER_CODE": "mine.py"})
+    assert done.stdout == "False\n"

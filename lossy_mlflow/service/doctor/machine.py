@@ -7,11 +7,15 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lossy_mlflow.errors import LossyError, NotFoundError
 from lossy_mlflow.service.doctor.report import Seen, State
+
+if TYPE_CHECKING:
+    from lossy_mlflow.outbox.books import OutboxRun
 
 _ROOM = 1e9
 # What a program logs is with its server within seconds, if nothing is wrong.
@@ -38,27 +42,37 @@ def outbox(uri: str) -> Seen:
     _refuse_unwritable(root, "LOSSY_OUTBOX_DIR")
     runs = list_outbox()
     waiting = [run for run in runs if run.waiting]
-    refused = sum(run.refused for run in runs)
-    sending = [folder for folder in server_folders(root) if holder_lives(sender_file(folder.path))]
-    at_work = "a sender is at work" if sending else "no sender is at work"
     if not waiting:
-        said = f"nothing waits in {root}"
-        state, remedy = State.OK, ""
+        found = Seen(State.OK, f"nothing waits in {root}")
     else:
-        oldest = max(run.oldest_s or 0.0 for run in waiting)
         servers = sorted({run.server for run in waiting})
-        error = next((f" ({run.error})" for run in waiting if run.error), "")
-        said = (
-            f"{sum(run.waiting for run in waiting)} records of {len(waiting)} runs wait for {', '.join(servers)}{error},"
-            f" the oldest since {time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() - oldest))}; {at_work}"
+        sending = all(
+            holder_lives(sender_file(folder.path))
+            for folder in server_folders(root)
+            if folder.uri() in servers
         )
-        state = State.OK if oldest < _SOON_S and sending else State.WARN
-        remedy = "" if state is State.OK else _how_to_send(root, uri, servers, bool(sending))
-    if refused:
-        state = State.WARN
-        said += f"; servers have refused {refused} values for good"
-        remedy = f"{remedy}    What was refused, and why: lossy outbox status".strip()
-    return Seen(state, said, remedy)
+        oldest_s = max(run.oldest_s or 0.0 for run in waiting)
+        said = f"{_what_waits(waiting, oldest_s)}; {'a' if sending else 'no'} sender is at work"
+        if sending and oldest_s < _SOON_S:
+            found = Seen(State.OK, said)
+        else:
+            found = Seen(State.WARN, said, _how_to_send(root, uri, servers, sending))
+    if refused := sum(run.refused for run in runs):
+        return Seen(
+            State.WARN,
+            f"{found.seen}; servers have refused {refused} values for good",
+            f"{found.remedy}    What was refused, and why: lossy outbox status",
+        )
+    return found
+
+
+def _what_waits(runs: Sequence[OutboxRun], oldest_s: float) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - oldest_s))
+    why = next((f" ({run.error})" for run in runs if run.error), "")
+    return (
+        f"{sum(run.waiting for run in runs)} records of {len(runs)} runs wait for"
+        f" {', '.join(sorted({run.server for run in runs}))}{why}, the oldest since {since}"
+    )
 
 
 def _how_to_send(root: Path, uri: str, servers: list[str], sending: bool) -> str:

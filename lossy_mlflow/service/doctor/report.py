@@ -69,35 +69,23 @@ class Book:
 
         `silence`: what it means where `check` doesn't come back.
         """
-        answer: list[Seen] = []
+        outcome: list[Seen | Exception] = []
 
         def run() -> None:
             try:
-                answer.append(check())
-            except LossyError as error:
-                self._note_kind(error)
-                answer.append(Seen(State.FAIL, error.what, error.hint))
-            except OSError as error:
-                where = f"{error.filename}: " if error.filename else ""
-                answer.append(Seen(State.FAIL, f"{where}{error.strerror or error}"))
+                outcome.append(check())
             except Exception as error:
-                log.info("the check of %s failed:", name, exc_info=error)
-                answer.append(Seen(State.FAIL, f"the check itself failed: {type(error).__name__}: {error}"))
+                outcome.append(error)
 
         # A daemon: one that hangs for ever must not keep the command from ending.
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         thread.join(within_s)
-        if answer:
-            seen = answer[0]
-        else:
-            self._note_kind(silence(""))
-            seen = Seen(State.FAIL, f"no answer within {within_s:.0f} s")
+        result = outcome[0] if outcome else silence(f"no answer within {within_s:.0f} s")
+        self._unreachable = self._unreachable or isinstance(result, UnreachableError)
+        seen = result if isinstance(result, Seen) else _failure(name, result)
         self._add(name, seen)
-        return seen.state in (State.OK, State.WARN)
-
-    def _note_kind(self, error: LossyError) -> None:
-        self._unreachable = self._unreachable or isinstance(error, UnreachableError)
+        return seen.state is not State.FAIL
 
     def skip(self, names: tuple[str, ...], why: str) -> None:
         """Write down that these were not looked at."""
@@ -111,12 +99,21 @@ class Book:
     def _add(self, name: str, seen: Seen) -> None:
         from lossy_mlflow.tracking.connection import without_password
 
-        finding = Finding(
-            name,
-            seen.state,
-            " ".join(without_password(seen.seen).split()),
-            " ".join(without_password(seen.remedy).split()),
+        seen_in_one_line, remedy = (
+            " ".join(without_password(text).splitlines()) for text in (seen.seen, seen.remedy)
         )
+        finding = Finding(name, seen.state, seen_in_one_line, remedy)
         self._findings.append(finding)
         if self._progress:
             self._progress(finding)
+
+
+def _failure(name: str, error: Exception) -> Seen:
+    if isinstance(error, LossyError):
+        return Seen(State.FAIL, error.what, error.hint)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return Seen(State.FAIL, f"{where}{error.strerror or error}")
+    # A fault of ours is no reason to keep the other findings back; -v shows where it is.
+    log.info("the check of %s failed:", name, exc_info=error)
+    return Seen(State.FAIL, f"the check itself failed: {type(error).__name__}: {error}")

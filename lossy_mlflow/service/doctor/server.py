@@ -9,7 +9,7 @@ import os
 import re
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from lossy_mlflow.errors import LossyError, UnreachableError
 from lossy_mlflow.service.doctor.report import Book, Seen, State
@@ -23,7 +23,10 @@ _WITHIN_S = 5
 _SKEW_S = 5.0
 _SEARCH = "/api/2.0/mlflow/experiments/search"
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
-_BEHIND = ("credentials", "version", "clock", "artifacts")
+_HOW_TO_SEND_SOME = (
+    "export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...    or ~/.mlflow/credentials"
+)
+_BEHIND = ("clock", "credentials", "version", "artifacts")
 
 
 def look_at_server(book: Book, uri: str) -> None:
@@ -68,14 +71,13 @@ class _Server:
         reply = self._ask("/health")
         took = time.time() - begin
         if reply.is_redirect:
-            target = reply.headers["Location"].removesuffix("/health")
+            target = urljoin(reply.url, reply.headers["Location"]).partition("?")[0].removesuffix("/health")
             raise LossyError(
                 f"it sends requests on to {target}, and what is logged gets lost on such a way",
                 f"export MLFLOW_TRACKING_URI={target}",
             )
         if not reply.ok:
-            return Seen(
-                State.FAIL,
+            raise UnreachableError(
                 f"something answers {reply.status_code} to /health: no MLflow, or a proxy without one behind it",
                 "Look whether host, port and path are right, and at the log of the proxy and of mlflow server.",
             )
@@ -105,7 +107,7 @@ class _Server:
             if not sent:
                 raise LossyError(
                     "the server asks for a user and a password, and none were sent (401)",
-                    "export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...    or ~/.mlflow/credentials",
+                    _HOW_TO_SEND_SOME,
                 )
             raise LossyError(
                 f"the server doesn't know {sent} with that password (401); {_where_from(self._uri)}",
@@ -117,17 +119,14 @@ class _Server:
                 f"the server answers to other names than {host} alone (403)",
                 f"On the server: mlflow server --allowed-hosts {host},...    or MLFLOW_SERVER_ALLOWED_HOSTS",
             )
-        if reply.status_code == 403:
+        if reply.status_code == 403 and sent:
             raise LossyError(
-                f"{sent or 'whoever sends no credentials'} is known, but may not look at experiments (403)",
+                f"{sent} is known, but may not look at experiments (403)",
                 "Ask who runs the server for the right.",
             )
-        if not reply.ok:
-            raise LossyError(
-                f"the server answers {reply.status_code} to a search of experiments: {_words(reply)}",
-                "Look whether it is an MLflow server (address and path), and at its log.",
-            )
-        self._newest = next(iter(reply.json().get("experiments", [])), None)
+        if reply.status_code == 403:
+            raise LossyError("who sends no credentials may not look at experiments (403)", _HOW_TO_SEND_SOME)
+        self._newest = _first_experiment(reply)
         if not sent:
             return Seen(State.OK, "none sent, and none asked for: who reaches the server may do everything")
         if self._uri.startswith("http://") and not _is_local(self._uri):
@@ -136,7 +135,7 @@ class _Server:
                 f"{sent} is let in, but the password goes over the network for all to read",
                 "Use the server's https:// address.",
             )
-        known = self._ask("/api/2.0/mlflow/users/current").ok
+        known = self._ask("/api/2.0/mlflow/users/current").status_code == 200
         return Seen(
             State.OK,
             f"signed in as {sent}; {_where_from(self._uri)}"
@@ -147,7 +146,7 @@ class _Server:
     def version(self) -> Seen:
         reply = self._ask("/version")
         found = re.match(r"(\d+)\.(\d+)", reply.text)
-        if not reply.ok or not found:
+        if reply.status_code != 200 or not found:
             raise LossyError(
                 f"what answers {reply.status_code} to /version is no MLflow server: {_words(reply)}",
                 "Look whether host, port and path of MLFLOW_TRACKING_URI are right.",
@@ -181,7 +180,7 @@ class _Server:
             )
         if reply.status_code == 403:
             return Seen(State.SKIPPED, "not looked at: there is no experiment yet that this user may look at")
-        if not reply.ok:
+        if reply.status_code != 200:
             raise LossyError(
                 f"the server's artifact store doesn't answer it ({reply.status_code}: {_words(reply)})",
                 "On the server: look at its log, and at the keys and the address of --artifacts-destination.",
@@ -202,6 +201,19 @@ class _Server:
         from lossy_mlflow.tracking.connection import ask
 
         return ask(self._uri, path, timeout=_WITHIN_S, allow_redirects=False, **arguments)
+
+
+def _first_experiment(reply: requests.Response) -> dict[str, Any] | None:
+    try:
+        found = reply.json()
+    except ValueError:
+        found = None
+    if reply.status_code != 200 or not isinstance(found, dict):
+        raise LossyError(
+            f"what answers {reply.status_code} to a search of experiments isn't MLflow, or isn't well: {_words(reply)}",
+            "Look whether host, port and path of MLFLOW_TRACKING_URI are right, and at the server's log.",
+        )
+    return next(iter(found.get("experiments", [])), None)
 
 
 def _sent_with(reply: requests.Response) -> str:

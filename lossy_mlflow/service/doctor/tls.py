@@ -21,7 +21,7 @@ def certificate(uri: str) -> Seen:
     from mlflow.utils.credentials import get_default_host_creds
 
     if requests.utils.get_environ_proxies(uri).get("https"):
-        return Seen(State.WARN, "not looked at: the way to the server leads through a proxy (HTTPS_PROXY)")
+        return Seen(State.SKIPPED, "not looked at: the way to the server leads through a proxy (HTTPS_PROXY)")
     parts = urlsplit(uri)
     host, port = str(parts.hostname), parts.port or 443
     # MLFLOW_TRACKING_INSECURE_TLS and _SERVER_CERT_PATH, REQUESTS_CA_BUNDLE, or what requests brings.
