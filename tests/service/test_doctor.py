@@ -26,6 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from lossy_mlflow.outbox.api import Api
 from tests.conftest import Workplace, end_senders, start_mlflow_server
 
 PASSWORD = "hunter2-and-more-of-it"  # noqa: S105 (a test's own)
@@ -249,7 +250,9 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield uri
 
 
-def test_credentials(guarded_server: str, examine: Examine, here: Workplace) -> None:
+def test_credentials(
+    guarded_server: str, examine: Examine, here: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found, code = examine(MLFLOW_TRACKING_URI=guarded_server)
     assert code == 1
     assert "none were sent (401)" in found["credentials"]["seen"]
@@ -284,6 +287,17 @@ def test_credentials(guarded_server: str, examine: Examine, here: Workplace) -> 
     assert found["artifacts"]["state"] == "ok"
     # A user without a password is a variable that does nothing.
     assert "MLFLOW_TRACKING_PASSWORD" in found["environment"]["seen"]
+
+    # Of a token and a user, the sender of what is logged takes the one that MLflow takes.
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "of another server")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ana")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    found, code = examine(MLFLOW_TRACKING_URI=guarded_server)
+    assert "signed in as 'ana'" in found["credentials"]["seen"]
+    assert "MLFLOW_TRACKING_TOKEN is set" in found["environment"]["seen"]
+    assert Api(guarded_server).get("users/current", {})["username"] == "ana"
+    for name in ("TOKEN", "USERNAME", "PASSWORD"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}")
 
     (here.folder.parent / "home" / ".mlflow").mkdir()
     (here.folder.parent / "home" / ".mlflow" / "credentials").write_text(

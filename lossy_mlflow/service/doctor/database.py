@@ -53,7 +53,7 @@ def _address(uri: str) -> Seen:
     if scheme not in DATABASES:
         raise UsageError(
             f"{without_password(uri)} is neither a server's address nor a database's: MLflow keeps runs in folders no more"
-            if scheme == "file" or ":" not in uri
+            if scheme == "file" or uri.startswith((".", "/"))
             else f"{without_password(uri)} is of no kind that is known here",
             ADDRESSES,
         )
