@@ -306,6 +306,18 @@ class ServerFolder:
         finally:
             room.unlink(missing_ok=True)
 
+    def ask(self) -> None:
+        """Somebody waits for what stands here: the sender shouldn't, see `asked`."""
+        with contextlib.suppress(OSError):
+            (self.path / "asked").touch(mode=0o600)
+
+    def asked(self) -> int:
+        """A number that grows whenever somebody asks; 0 where nobody has."""
+        try:
+            return (self.path / "asked").stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def uri(self) -> str | None:
         found = read_json(self.path / "server.json")
         return found["uri"] if found and isinstance(found.get("uri"), str) else None

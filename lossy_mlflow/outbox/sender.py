@@ -8,6 +8,7 @@ it is killed, the next program that logs, or the next `lossy` command, starts an
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -23,6 +24,8 @@ from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.start import something_waits
 from lossy_mlflow.outbox.writers import close_as_failed, is_being_written, lives, owner_that_died
 
+DELAY_VARIABLE = "LOSSY_OUTBOX_DELAY"
+_DELAY_S = 1.0
 _TURN_S = 0.5
 _IDLE_TURNS = 6
 _LONGEST_WAIT_S = 30.0
@@ -31,15 +34,22 @@ _KEEP_DELIVERED_S = 7 * 24 * 3600
 
 
 class Sender:
-    """The turns of one sender over a server's folder."""
+    """The turns of one sender over a server's folder.
 
-    def __init__(self, folder: ServerFolder, uri: str) -> None:
+    `delay`: what a living program logs goes out at most so often, in seconds, unless somebody waits for it. A request with many
+    values costs the server hardly more than one with a single value.
+    """
+
+    def __init__(self, folder: ServerFolder, uri: str, delay: float = _DELAY_S) -> None:
+        self._delay = delay
         self._folder = folder
         self._uri = uri
         self._api = Api(uri)
         self._deliveries: dict[Path, RunDelivery] = {}
         self._done: set[Path] = set()
         self._try_run_at: dict[Path, float] = {}
+        self._sent_at: dict[Path, float] = {}
+        self._asked = 0
         self._judged: dict[Path, list[tuple[int, bool]]] = {}
 
     def turn(self) -> tuple[bool, bool]:
@@ -48,6 +58,8 @@ class Sender:
         Raises WaitingError where the server takes nothing now.
         """
         waits = alive = False
+        asked_before, self._asked = self._asked, self._folder.asked()
+        delay = self._delay if self._asked == asked_before else 0.0
         for run in self._folder.runs():
             if not (run.path / "run.json").exists() and not run.segments():
                 continue  # its program is creating it at this moment
@@ -57,6 +69,9 @@ class Sender:
                 self._done.discard(run.path)
             living = is_being_written(run)
             alive = alive or living
+            if living and time.monotonic() < self._sent_at.get(run.path, -math.inf) + delay:
+                continue
+            self._sent_at[run.path] = time.monotonic()
             if self._deliver(run, last=not living):
                 waits = True
             elif not living:
@@ -120,9 +135,16 @@ def main() -> None:
     if not claim(sender_file(folder.path)):
         return
     try:
-        _run(Sender(folder, uri))
+        _run(Sender(folder, uri, _delay()))
     finally:
         release(sender_file(folder.path))
+
+
+def _delay() -> float:
+    try:
+        return max(0.0, float(os.environ.get(DELAY_VARIABLE, "")))
+    except ValueError:
+        return _DELAY_S
 
 
 def _run(sender: Sender) -> None:

@@ -1,1 +1,1 @@
-"""What whoever keeps a server runs, and what tells a client how it stands."""
+"""The tracking server as a group keeps it: started, backed up, checked, upgraded; and its clients' doctor."""

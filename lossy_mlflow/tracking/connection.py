@@ -219,10 +219,10 @@ def check_address(uri: str) -> None:
     raise UsageError(f"The tracking URI {without_password(uri)!r} can't be read: {reason}.", ADDRESSES)
 
 
-def check_database(uri: str) -> None:
+def check_database(uri: str, variable: str = _VARIABLE) -> None:
     """Find out at once what MLflow would retry for minutes, or fail at: a driver, a server, a password.
 
-    Raises LossyError, UsageError, UnreachableError.
+    Raises LossyError, UsageError, UnreachableError, with what to set `variable` to.
     """
     import sqlalchemy
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -240,12 +240,12 @@ def check_database(uri: str) -> None:
         ) from None
     except (ArgumentError, ValueError) as error:
         raise UsageError(
-            f"The tracking URI {shown!r} can't be read: {_first_line(error)}.", ADDRESSES
+            f"{variable} is {shown!r}, which can't be read: {_first_line(error)}.", ADDRESSES
         ) from None
     except SQLAlchemyError as error:
         raise UnreachableError(
             f"The database {shown} can't be reached: {_first_line(error)}.",
-            "Start it, check its address, user and password, or name another: export MLFLOW_TRACKING_URI=...",
+            f"Start it, check its address, user and password, or name another: export {variable}=...",
         ) from None
 
 

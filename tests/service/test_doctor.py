@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from lossy_mlflow.outbox.api import Api
 from tests.conftest import Workplace, end_senders, start_mlflow_server
+from tests.services.postgres import Postgres
 
 PASSWORD = "hunter2-and-more-of-it"  # noqa: S105 (a test's own)
 Examine = Callable[..., tuple[dict[str, dict[str, str]], int]]
@@ -474,7 +475,7 @@ def test_a_database(examine: Examine, here: Workplace) -> None:
         assert f"mlflow db upgrade sqlite:///{file}" in found["schema"]["remedy"]
         other.execute("drop table alembic_version")
         other.commit()
-        assert "another program's" in examine()[0]["schema"]["seen"]
+        assert "no tables of MLflow's yet" in examine()[0]["schema"]["seen"]
         other.execute("begin exclusive")
         found, code = examine()
         assert code == 5
@@ -487,10 +488,11 @@ def test_a_database(examine: Examine, here: Workplace) -> None:
     assert _states(found, "schema", "writable") == ["skipped", "skipped"]
 
     file.unlink()
-    found, code = examine()
-    assert code == 0
-    assert "isn't there yet" in found["database"]["seen"]
-    assert not list(here.folder.iterdir())
+    for uri in (f"sqlite:///{file}", f"sqlite+pysqlite:///{file}"):
+        found, code = examine(MLFLOW_TRACKING_URI=uri)
+        assert code == 0
+        assert "isn't there yet" in found["database"]["seen"]
+        assert not list(here.folder.iterdir())
 
 
 def test_without_an_address_it_is_the_database_of_the_folder(here: Workplace) -> None:
@@ -505,10 +507,17 @@ def test_without_an_address_it_is_the_database_of_the_folder(here: Workplace) ->
     assert not list((here.folder.parent / "home").rglob("*lossy*"))
 
 
-def test_a_database_server_that_is_away(examine: Examine) -> None:
-    found, code = examine(MLFLOW_TRACKING_URI=f"postgresql://me:{PASSWORD}/x@127.0.0.1:9/mlflow")
-    assert code in (1, 5)  # 1 where its driver isn't installed
-    assert _states(found, "server", "database", "schema") == ["ok", "fail", "skipped"]
+def test_a_database_server(examine: Examine, postgres: Postgres, postgres_uri: str) -> None:
+    found, code = examine(MLFLOW_TRACKING_URI=postgres_uri)
+    assert code == 0
+    assert _states(found, "server", "database", "schema") == ["ok"] * 3
+    found, code = examine(MLFLOW_TRACKING_URI=postgres.create("empty_for_doctor"))
+    assert "no tables of MLflow's yet" in found["schema"]["seen"]
+    for place in (postgres_uri.rpartition("@")[2], "127.0.0.1:9/mlflow"):
+        found, code = examine(MLFLOW_TRACKING_URI=f"postgresql://mlflow:{PASSWORD}/x@{place}")
+        assert code == 5
+        assert _states(found, "server", "database", "schema") == ["ok", "fail", "skipped"]
+        assert place in found["server"]["seen"]
 
 
 # This machine

@@ -10,7 +10,7 @@ import pytest
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.tracking.connection import connect
 
-DRIVERS = {"psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient", "pymysql": "pymysql", "pyodbc": "pyodbc"}
+DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql", "pyodbc": "pyodbc"}
 
 
 def _connecting(uri: str, monkeypatch: pytest.MonkeyPatch) -> LossyError:
@@ -58,7 +58,7 @@ def test_a_password_with_a_slash_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("dialect", "module"),
     [
-        ("postgresql", "psycopg"),
+        ("postgresql+psycopg2", "psycopg2"),
         ("mysql", "MySQLdb"),
         ("mysql+pymysql", "pymysql"),
         ("mssql", "pyodbc"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shlex
 import sqlite3
 from contextlib import closing
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lossy_mlflow.errors import ConflictError, LossyError, UnreachableError, UsageError
+from lossy_mlflow.service.database import TRACKING_VERSIONS, revision_of
 from lossy_mlflow.service.doctor.machine import nearest_there, room_of
 from lossy_mlflow.service.doctor.report import Book, Seen, State
 
@@ -22,12 +24,13 @@ _ELSEWHERE = (
 
 
 def look_at_database(book: Book, uri: str) -> None:
-    from lossy_mlflow.tracking.connection import sqlite_file, without_password
+    from lossy_mlflow.tracking.connection import sqlite_file
 
     if not book.look("server", lambda: _address(uri)):
         book.skip(("database", *_BEHIND), "the address can't be read")
         return
-    if file := sqlite_file(uri):
+    # Whatever driver is named: others than Python's own would make the file by looking.
+    if file := sqlite_file(re.sub(r"^sqlite\+\w+:", "sqlite:", uri)):
         file = file.absolute()
         if not book.look("database", lambda: _file(file)):
             book.skip(_BEHIND, "there is no database that can be read")
@@ -43,7 +46,7 @@ def look_at_database(book: Book, uri: str) -> None:
     if not book.look("database", lambda: _reached(uri), within_s=15, silence=UnreachableError):
         book.skip(("schema",), "the database can't be reached")
         return
-    book.look("schema", lambda: _schema(_revision(uri), without_password(uri)), silence=UnreachableError)
+    book.look("schema", lambda: _schema(revision_of(uri), uri), silence=UnreachableError)
 
 
 def _address(uri: str) -> Seen:
@@ -76,12 +79,9 @@ def _tables(file: Path) -> set[str]:
 
 
 def _revision_of_file(file: Path) -> str | None:
-    tables = _tables(file)
-    if not tables:
-        return ""
-    if "alembic_version" not in tables:
+    if TRACKING_VERSIONS not in _tables(file):
         return None
-    return next((str(name) for (name,) in _read(file, "select version_num from alembic_version")), None)
+    return next((str(name) for (name,) in _read(file, f"select version_num from {TRACKING_VERSIONS}")), None)
 
 
 def _read(file: Path, query: str) -> list[tuple[object, ...]]:
@@ -133,33 +133,16 @@ def _reached(uri: str) -> Seen:
     return Seen(State.OK, "there, and it lets this user in")
 
 
-def _revision(uri: str) -> str | None:
-    """As of a file: '' in an empty database, None in one that isn't MLflow's."""
-    import sqlalchemy
-    from alembic.migration import MigrationContext
-
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        if not sqlalchemy.inspect(connection).get_table_names():
-            return ""
-        found: str | None = MigrationContext.configure(connection).get_current_revision()
-        return found
-
-
-def _schema(revision: str | None, shown_uri: str) -> Seen:
-    if revision == "":
-        return Seen(State.OK, "empty yet; the first run makes the tables")
+def _schema(revision: str | None, uri: str) -> Seen:
     if revision is None:
-        raise ConflictError(
-            "the database has tables, but none of MLflow's: it is another program's", _ELSEWHERE
-        )
+        return Seen(State.OK, "no tables of MLflow's yet; the first run makes them")
     known, version = _known_revisions(), importlib.metadata.version("mlflow")
     if revision == known[0]:
         return Seen(State.OK, f"as MLflow {version} has it")
     if revision in known:
         raise ConflictError(
             f"older than MLflow {version} has it",
-            f"Back the database up, then: mlflow db upgrade {shlex.quote(shown_uri)}",
+            f"Back the database up, then: mlflow db upgrade {shlex.quote(uri)}",
         )
     raise ConflictError(
         f"MLflow {version} doesn't know it: a newer MLflow has written it",

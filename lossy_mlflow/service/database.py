@@ -1,0 +1,46 @@
+"""The databases of a tracking server, by way of SQLAlchemy: reached, and at which schema."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lossy_mlflow.errors import NotFoundError
+from lossy_mlflow.service.stores import DATABASE_VARIABLE
+from lossy_mlflow.tracking.connection import check_database, sqlite_file
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+TRACKING_VERSIONS = "alembic_version"
+USERS_VERSIONS = "alembic_version_auth"
+
+
+def engine_of(uri: str) -> Engine:
+    """An engine whose connections are closed after use. It never makes a database.
+
+    Raises NotFoundError for an SQLite file that isn't there, UnreachableError for a server that doesn't answer or refuses.
+    """
+    import sqlalchemy
+
+    if file := sqlite_file(uri):
+        if not file.exists():
+            raise NotFoundError(
+                f"There is no database {file}.",
+                "Name it: --backend-store-uri sqlite:////ABSOLUTE/PATH/mlflow.db",
+            )
+    else:
+        check_database(uri, DATABASE_VARIABLE)
+    return sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+
+
+def revision_of(uri: str, table: str = TRACKING_VERSIONS) -> str | None:
+    """The revision of the schema that the table of alembic's names; None where the database has no such table yet."""
+    import sqlalchemy
+
+    engine = engine_of(uri)
+    if not sqlalchemy.inspect(engine).has_table(table):
+        return None
+    with engine.connect() as connection:
+        return connection.execute(
+            sqlalchemy.select(sqlalchemy.text("version_num")).select_from(sqlalchemy.table(table))
+        ).scalar()
