@@ -296,7 +296,7 @@ def test_credentials(
     found, code = examine(MLFLOW_TRACKING_URI=guarded_server)
     assert "signed in as 'ana'" in found["credentials"]["seen"]
     assert "MLFLOW_TRACKING_TOKEN is set" in found["environment"]["seen"]
-    assert Api(guarded_server).get("users/current", {})["username"] == "ana"
+    assert Api(guarded_server).get("users/current", {})["user"]["username"] == "ana"
     for name in ("TOKEN", "USERNAME", "PASSWORD"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lossy_mlflow.errors import ConflictError, LossyError, UnreachableError, UsageError
-from lossy_mlflow.service.database import TRACKING_VERSIONS, revision_of
+from lossy_mlflow.service.database import revision_of
 from lossy_mlflow.service.doctor.machine import nearest_there, room_of
 from lossy_mlflow.service.doctor.report import Book, Seen, State
 
@@ -79,9 +79,9 @@ def _tables(file: Path) -> set[str]:
 
 
 def _revision_of_file(file: Path) -> str | None:
-    if TRACKING_VERSIONS not in _tables(file):
+    if "alembic_version" not in _tables(file):
         return None
-    return next((str(name) for (name,) in _read(file, f"select version_num from {TRACKING_VERSIONS}")), None)
+    return next((str(name) for (name,) in _read(file, "select version_num from alembic_version")), None)
 
 
 def _read(file: Path, query: str) -> list[tuple[object, ...]]:
