@@ -24,7 +24,9 @@ from lossy_mlflow.cli.outbox import outbox
 from lossy_mlflow.cli.output import explained_stdout
 from lossy_mlflow.cli.registry import history, lineage, promote, prune
 from lossy_mlflow.cli.runs import runs
+from lossy_mlflow.cli.serve import serve
 from lossy_mlflow.cli.train import train
+from lossy_mlflow.cli.users import users
 from lossy_mlflow.errors import LossyError
 
 _INTERRUPTED = 130
@@ -72,6 +74,7 @@ for command in (
     *(resolve, checkpoints, promote, history, lineage, prune),
     *(import_, download, verify, export),
     doctor,
+    *(serve, users),
 ):
     app.add_command(command)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossy_mlflow.errors import NotFoundError
@@ -13,6 +16,17 @@ if TYPE_CHECKING:
 
 TRACKING_VERSIONS = "alembic_version"
 USERS_VERSIONS = "alembic_version_auth"
+# Where MLflow keeps the steps of each schema.
+_STEPS = {TRACKING_VERSIONS: "store/db_migrations", USERS_VERSIONS: "server/auth/db/migrations"}
+
+
+class Schema(Enum):
+    """How a database's tables stand to the MLflow that is installed here. EMPTY: it has none yet."""
+
+    EMPTY = "empty"
+    CURRENT = "current"
+    OLDER = "older"
+    NEWER = "newer"
 
 
 def engine_of(uri: str) -> Engine:
@@ -44,3 +58,20 @@ def revision_of(uri: str, table: str = TRACKING_VERSIONS) -> str | None:
         return connection.execute(
             sqlalchemy.select(sqlalchemy.text("version_num")).select_from(sqlalchemy.table(table))
         ).scalar()
+
+
+def schema_of(uri: str, table: str = TRACKING_VERSIONS) -> Schema:
+    """How the schema whose revision is in `table` stands to this MLflow's. NEWER: this MLflow doesn't know the revision."""
+    from alembic.script import ScriptDirectory
+
+    revision = revision_of(uri, table)
+    if revision is None:
+        return Schema.EMPTY
+    mlflow = find_spec("mlflow")
+    assert mlflow
+    assert mlflow.origin
+    steps = ScriptDirectory(str(Path(mlflow.origin).parent / _STEPS[table]))
+    if revision == steps.get_current_head():
+        return Schema.CURRENT
+    known = {step.revision for step in steps.walk_revisions()}
+    return Schema.OLDER if revision in known else Schema.NEWER

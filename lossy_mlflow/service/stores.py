@@ -15,7 +15,7 @@ from lossy_mlflow.tracking.connection import sqlite_file, without_password
 
 DATABASE_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
 ARTIFACTS_VARIABLE = "MLFLOW_ARTIFACTS_DESTINATION"
-_AUTH_CONFIG_VARIABLE = "MLFLOW_AUTH_CONFIG_PATH"
+AUTH_CONFIG_VARIABLE = "MLFLOW_AUTH_CONFIG_PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,13 @@ def stores_of(backend_store_uri: str | None = None, artifacts_destination: str |
 def _database(uri: str) -> str:
     if file := sqlite_file(uri):
         return f"sqlite:///{quote(str(file.absolute()))}"
-    if re.match(r"postgresql(\+\w+)?://", uri):
+    # The drivers that are libpq, which takes a password from PGPASSWORD as well.
+    if re.match(r"postgresql(\+psycopg2?)?://", uri):
+        if re.search(r"[?&](ssl)?password=", uri):
+            raise UsageError(
+                "A password behind the ? of a database's address would be shown wherever the address is.",
+                "Put it before the @, or into a variable: export PGPASSWORD=...",
+            )
         return uri
     raise UsageError(
         f"{without_password(uri)!r} is no database that lossy can keep.",
@@ -73,14 +79,14 @@ def _database(uri: str) -> str:
 
 
 def _users_database() -> str | None:
-    path = os.environ.get(_AUTH_CONFIG_VARIABLE)
+    path = os.environ.get(AUTH_CONFIG_VARIABLE)
     if not path:
         return None
     config = configparser.ConfigParser()
     if not config.read(path) or not config.has_option("mlflow", "database_uri"):
         raise UsageError(
-            f"{_AUTH_CONFIG_VARIABLE} names {path}, which has no database_uri in a section [mlflow].",
-            f"Write it, or have the users in the database of the runs: unset {_AUTH_CONFIG_VARIABLE}",
+            f"{AUTH_CONFIG_VARIABLE} names {path}, which has no database_uri in a section [mlflow].",
+            f"Write it, or have the users in the database of the runs: unset {AUTH_CONFIG_VARIABLE}",
         )
     return config["mlflow"]["database_uri"]
 

@@ -105,7 +105,7 @@ def connect() -> Connection:
         check_address(uri)
         clock.look()
     elif file := sqlite_file(uri):
-        _check_sqlite_file(file)
+        check_sqlite_file(file)
     elif uri.partition(":")[0].partition("+")[0] in DATABASES:
         check_database(uri)
     try:
@@ -300,8 +300,11 @@ def server_time(reply: requests.Response) -> float | None:
     return sent + 0.5
 
 
-def _check_sqlite_file(path: Path) -> None:
-    """Find out at once what SQLAlchemy would retry for minutes: a folder or a file that can't be written."""
+def check_sqlite_file(path: Path) -> None:
+    """Find out at once what SQLAlchemy would retry for minutes: a folder or a file that can't be written.
+
+    Raises LossyError, ConflictError, UnreachableError. Afterwards the file is there.
+    """
     hint = "Work in a folder you can write to, or set MLFLOW_TRACKING_URI=sqlite:////ABSOLUTE/PATH/mlflow.db"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

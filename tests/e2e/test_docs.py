@@ -10,6 +10,7 @@ from tests.conftest import ROOT, Workplace
 
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
 def _commands(text: str, tool: str) -> list[list[str]]:
@@ -35,7 +36,7 @@ def test_the_commands_and_the_python_of_the_readme(workplace: Workplace) -> None
 
 
 def test_every_command_of_the_guide_is_one_that_exists(workplace: Workplace) -> None:
-    for words in _commands(GUIDE, "lossy"):
+    for words in _commands(GUIDE, "lossy") + _commands(OPERATIONS, "lossy"):
         done = workplace.lossy(*[word for word in words[1:3] if word.isalpha()], "--help")
         assert done.returncode == 0, words
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
-from tests.services.postgres import Postgres, start_postgres
+from tests.services.lossy_serve import Served, start_lossy_serve
+from tests.services.nginx import start_nginx
+from tests.services.postgres import PASSWORD, Postgres, start_postgres
 from tests.services.seaweedfs import BUCKET, SeaweedFS, start_seaweedfs
 
 
@@ -49,3 +55,68 @@ def s3_uri(seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in seaweedfs.environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"
+
+
+_ADMIN_PASSWORD = "admin-secret-of-the-tests"  # noqa: S105
+_KEY = "key-secret-of-the-tests-0123456789abcdefg"
+
+
+@dataclass(frozen=True)
+class Team:
+    """A team's server: PostgreSQL, S3, members with passwords, several workers at a socket, TLS in front.
+
+    `database`, `artifacts`: its stores. `secrets`: what nobody may see. `served`: its processes and its log.
+    """
+
+    uri: str
+    database: str
+    artifacts: str
+    certificate: Path
+    socket: Path
+    secrets: tuple[str, ...]
+    served: Served
+
+    def member(self, name: str = "admin", password: str = "") -> dict[str, str]:
+        """The environment of a client who signs in; an admin, if nothing is said."""
+        return {
+            "MLFLOW_TRACKING_URI": self.uri,
+            "MLFLOW_TRACKING_SERVER_CERT_PATH": str(self.certificate),
+            "MLFLOW_TRACKING_USERNAME": name,
+            "MLFLOW_TRACKING_PASSWORD": password or _ADMIN_PASSWORD,
+        }
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        auth: tuple[str, str] | None = ("admin", _ADMIN_PASSWORD),
+        **options: Any,
+    ) -> requests.Response:
+        """The answer to a request of the admin, or of whom `auth` says."""
+        address = f"{self.uri}{path}"
+        return requests.request(
+            method, address, verify=str(self.certificate), auth=auth, timeout=60, **options
+        )
+
+
+@pytest.fixture(scope="session")
+def team_server(
+    postgres: Postgres, seaweedfs: SeaweedFS, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Team]:
+    """One for all tests of the process, begun in an empty database: make users, experiments and models of your own in it."""
+    folder = tmp_path_factory.mktemp("team")
+    database, artifacts, socket = postgres.create("team"), f"s3://{BUCKET}/team", folder / "server.sock"
+    (folder / "key").write_text(f"{_KEY}\n")
+    environment = seaweedfs.environment | {
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY_FILE": str(folder / "key"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": _ADMIN_PASSWORD,
+    }
+    options = ["--artifacts-destination", artifacts, "--socket", str(socket), "--auth"]
+    options += ["--workers", "2", "--allowed-hosts", "localhost,ml.example.org"]
+    secrets = (PASSWORD, seaweedfs.environment["AWS_SECRET_ACCESS_KEY"], _ADMIN_PASSWORD, _KEY)
+    with (
+        start_lossy_serve(folder, options, environment) as served,
+        start_nginx(folder / "nginx", f"unix:{socket}") as proxy,
+    ):
+        yield Team(proxy.uri, database, artifacts, proxy.certificate, socket, secrets, served)

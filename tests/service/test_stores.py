@@ -39,6 +39,8 @@ def test_what_mlflow_server_takes_in_a_folder(tmp_path: Path, monkeypatch: pytes
     ("options", "message"),
     [
         (["postgresql://u:secret@h/d"], "can be read by every user of this machine"),
+        (["postgresql://u@h/d?password=secret"], r"behind the \?"),
+        (["postgresql+asyncpg://h/d"], "is no database that lossy can keep"),
         (["mysql://h/d"], "is no database that lossy can keep"),
         (["nonsense"], "is no database that lossy can keep"),
         ([None, "gs://bucket/x"], "is no place of artifacts that lossy can keep"),

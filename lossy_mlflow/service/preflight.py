@@ -1,0 +1,269 @@
+"""What would otherwise fail in the middle of the night, looked at before a server starts: all at once, with what mends it."""
+
+from __future__ import annotations
+
+import configparser
+import io
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lossy_mlflow.errors import ConflictError, LossyError, UsageError
+from lossy_mlflow.service.address import check_address
+from lossy_mlflow.service.connections import demands, pool_for
+from lossy_mlflow.service.database import TRACKING_VERSIONS, USERS_VERSIONS, Schema, engine_of, schema_of
+from lossy_mlflow.service.files import Bucket, file_place
+from lossy_mlflow.service.settings import ADMIN_NAME, ADMIN_PASSWORD, SECRET_KEY, Serving
+from lossy_mlflow.service.stores import AUTH_CONFIG_VARIABLE, DATABASE_VARIABLE, Stores
+from lossy_mlflow.tracking.connection import check_database, check_sqlite_file, sqlite_file, without_password
+
+_FREE_BYTES = 1_000_000_000
+_KEY_LENGTH = 32
+_PASSWORD_LENGTH = 12
+# S3 refuses a request whose time is 15 minutes off; heartbeats are judged in minutes.
+_CLOCK_S = 60
+_NEW_KEY = "export {}=$(python3 -c 'import secrets; print(secrets.token_urlsafe(32))')"
+# They would make another server than the one that lossy starts, backs up and checks.
+_CONTRADICTIONS = (
+    *("MLFLOW_REGISTRY_STORE_URI", "MLFLOW_READ_REPLICA_BACKEND_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"),
+    *("MLFLOW_SERVE_ARTIFACTS", "MLFLOW_ARTIFACTS_ONLY", "MLFLOW_ENABLE_WORKSPACES", "MLFLOW_STATIC_PREFIX"),
+    *("MLFLOW_GUNICORN_OPTS", "MLFLOW_UVICORN_OPTS", "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check has found. Where it isn't `ok`, `hint` is what mends it, `exit_code` the error's."""
+
+    of: str
+    ok: bool
+    what: str
+    hint: str = ""
+    exit_code: int = 0
+
+
+# Gives what is well; None where there is nothing to look at; raises LossyError for what isn't well.
+Check = Callable[[], str | None]
+
+
+def preflight(stores: Stores, serving: Serving, given: Mapping[str, str]) -> list[Finding]:
+    """Look at all that a server on `stores` in the environment `given` will need. Nothing is changed, but for a file that is
+    written into the place of artifacts and taken away again.
+    """
+    databases: dict[str, Check] = {
+        "database": lambda: _database(stores.database),
+        "schema": lambda: _schema(stores.database, TRACKING_VERSIONS),
+    }
+    secret_key: dict[str, Check] = {}
+    if serving.auth:
+        if stores.users != stores.database:
+            databases["users' database"] = lambda: _database(stores.users)
+        databases["users' schema"] = lambda: _schema(stores.users, USERS_VERSIONS)
+        databases["admin"] = lambda: _admin(stores.users, given)
+        secret_key["secret key"] = lambda: _secret_key(given)
+    databases["connections"] = lambda: _connections(stores, serving, given)
+    disks: list[dict[str, Check]] = [
+        {f"disk of {what}": partial(_disk, folder)} for what, folder in _folders(stores).items()
+    ]
+    # Within a group, what comes after a check that fails would fail for the same reason.
+    groups: list[dict[str, Check]] = [
+        {"settings": lambda: _settings(given)},
+        {"address": lambda: check_address(serving)},
+        {"access": lambda: _access(serving)},
+        secret_key,
+        databases,
+        {"bucket": lambda: _bucket(stores.artifacts), "artifacts": lambda: _artifacts(stores.artifacts)},
+        *disks,
+    ]
+    return [finding for group in groups for finding in _findings(group)]
+
+
+def _findings(group: Mapping[str, Check]) -> Iterator[Finding]:
+    for of, check in group.items():
+        try:
+            if what := check():
+                yield Finding(of, True, what)
+        except LossyError as error:
+            yield Finding(of, False, error.what, error.hint, error.exit_code)
+            return
+
+
+def _settings(given: Mapping[str, str]) -> str:
+    if found := [name for name in _CONTRADICTIONS if given.get(name)]:
+        raise UsageError(
+            f"{', '.join(found)} would make another server than lossy keeps.", f"unset {' '.join(found)}"
+        )
+    return "nothing contradicts lossy's"
+
+
+def _access(serving: Serving) -> str:
+    if serving.for_this_machine:
+        return "by members of this machine" if serving.auth else "by every user of this machine"
+    if not serving.auth and not serving.socket:
+        raise UsageError(
+            f"At {serving.host}, whoever reaches this machine could read, change and delete everything.",
+            "Let in members alone: --auth    or serve this machine: --host 127.0.0.1",
+        )
+    if not serving.allowed_hosts:
+        raise UsageError(
+            "MLflow refuses clients that call the server by a name it doesn't know.",
+            "Say by which name they do, as in https://NAME: --allowed-hosts NAME",
+        )
+    return (
+        f"by {'members' if serving.auth else 'whom the proxy lets in'}, as {', '.join(serving.allowed_hosts)}"
+    )
+
+
+def _database(uri: str) -> str:
+    if not (file := sqlite_file(uri)):
+        check_database(uri, DATABASE_VARIABLE)
+        return f"{without_password(uri)} is reached"
+    if file.exists():
+        check_sqlite_file(file)
+        return f"{file} can be written"
+    _try_to_write(file.parent)
+    return f"{file} will be made"
+
+
+def _schema(uri: str, table: str) -> str:
+    if (file := sqlite_file(uri)) and not file.exists():
+        return "will be made"
+    schema = schema_of(uri, table)
+    if schema is Schema.OLDER:
+        raise ConflictError(
+            f"The database {without_password(uri)} was written by an older MLflow than the one installed here.",
+            "lossy upgrade",
+        )
+    if schema is Schema.NEWER:
+        raise ConflictError(
+            f"The database {without_password(uri)} was written by a newer MLflow than the one installed here,"
+            " or by another program.",
+            "pip install --upgrade mlflow    or name another database: --backend-store-uri",
+        )
+    return "will be made" if schema is Schema.EMPTY else "is that of this MLflow"
+
+
+def _connections(stores: Stores, serving: Serving, given: Mapping[str, str]) -> str | None:
+    asked = demands(stores, serving)
+    pool = pool_for(asked, given)
+    if not pool:
+        return None
+    return ", ".join(f"up to {one.most(pool)} of {one.free} that are left" for one in asked)
+
+
+def _secret_key(given: Mapping[str, str]) -> str:
+    key = given.get(SECRET_KEY, "")
+    if not key:
+        raise UsageError(f"There is no {SECRET_KEY}, by which forms are signed.", _NEW_KEY.format(SECRET_KEY))
+    if len(key) < _KEY_LENGTH or len(set(key)) < _KEY_LENGTH // 4:
+        raise UsageError(
+            f"{SECRET_KEY} can be guessed: {_KEY_LENGTH} random characters are needed.",
+            _NEW_KEY.format(SECRET_KEY),
+        )
+    return f"{SECRET_KEY} is set"
+
+
+def _admin(users: str, given: Mapping[str, str]) -> str:
+    configured = _configured(given)
+    name = given.get(ADMIN_NAME) or configured.get("admin_username", "admin")
+    if _user_exists(users, name):
+        return f"{name} is there"
+    password = given.get(ADMIN_PASSWORD) or configured.get("admin_password", "")
+    if len(password) < _PASSWORD_LENGTH:
+        reason = "is too short" if password else "isn't set"
+        raise UsageError(
+            f"There is no user {name} yet, and {ADMIN_PASSWORD} {reason}.",
+            f"Set it to {_PASSWORD_LENGTH} characters or more, for the first start: read -rs {ADMIN_PASSWORD};"
+            f" export {ADMIN_PASSWORD}",
+        )
+    return f"{name} will be made"
+
+
+def _configured(given: Mapping[str, str]) -> Mapping[str, str]:
+    config = configparser.ConfigParser()
+    config.read(given.get(AUTH_CONFIG_VARIABLE, ""))
+    return config["mlflow"] if config.has_section("mlflow") else {}
+
+
+def _user_exists(uri: str, name: str) -> bool:
+    import sqlalchemy
+
+    if (file := sqlite_file(uri)) and not file.exists():
+        return False
+    engine = engine_of(uri)
+    if not sqlalchemy.inspect(engine).has_table("users"):
+        return False
+    users = sqlalchemy.table("users", sqlalchemy.column("username"))
+    with engine.connect() as connection:
+        return bool(connection.execute(sqlalchemy.select(users).where(users.c.username == name)).first())
+
+
+def _bucket(uri: str) -> str | None:
+    place = file_place(uri)
+    if not isinstance(place, Bucket):
+        return None
+    # Before anything is written: some stores make a bucket that isn't there.
+    ahead = place.clock() - time.time()
+    if abs(ahead) > _CLOCK_S:
+        raise LossyError(
+            f"The clock of {uri} is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's.",
+            "Set both by the network: timedatectl set-ntp true",
+        )
+    return f"{place.bucket} is there, its clock within {_CLOCK_S} s of this machine's"
+
+
+def _artifacts(uri: str) -> str:
+    place = file_place(uri)
+    if not isinstance(place, Bucket) and not Path(uri).exists():
+        _try_to_write(Path(uri))
+        return f"{uri} will be made"
+    name, content = f".lossy-probe-{uuid.uuid4().hex}", b"lossy"
+    place.write(name, io.BytesIO(content))
+    try:
+        with place.open(name) as stream:
+            if stream.read() != content:
+                raise LossyError(f"{uri} gives other bytes than were stored.", "Look at its log.")
+    except FileNotFoundError:
+        raise LossyError(f"{uri} hasn't what was stored there.", "Look at its log.") from None
+    finally:
+        place.delete(name)
+    return f"{uri} can be written, read and cleared"
+
+
+def _folders(stores: Stores) -> dict[str, Path]:
+    """The folders of this machine that grow."""
+    folders = {holds: file.parent for holds, uri in stores.databases.items() if (file := sqlite_file(uri))}
+    if not stores.artifacts.startswith("s3://"):
+        folders["artifacts"] = Path(stores.artifacts)
+    # Each file that is sent to S3 or fetched from it lies here meanwhile.
+    return folders | {"temporary files": Path(tempfile.gettempdir())}
+
+
+def _disk(folder: Path) -> str:
+    free = shutil.disk_usage(_there(folder)).free
+    if free < _FREE_BYTES:
+        raise LossyError(
+            f"{folder} has {free / 1e6:.0f} MB left, less than {_FREE_BYTES / 1e6:.0f} MB.",
+            "Free some space, or name another: --artifacts-destination, --backend-store-uri, TMPDIR",
+        )
+    return f"{folder} has {free / 1e9:.1f} GB left"
+
+
+def _try_to_write(folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=_there(folder)):
+            pass
+    except OSError as error:
+        raise LossyError(
+            f"{folder} can't be written: {error.strerror}.", "Work in a folder that can be."
+        ) from None
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or that of the folders around it which is there already."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
