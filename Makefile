@@ -13,7 +13,8 @@ ui: .venv/ready
 test: lint types layers
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# What takes too long for every change: fifty random seeds of faults, each kind of outage, each way to stop a training.
+# What takes too long for every change: fifty random seeds of faults, each kind of outage, each way to stop a training,
+# the team service in real containers (those need root and, from Debian: podman runc debootstrap netavark aardvark-dns).
 test-faults: .venv/ready
 	$(BIN)/pytest -n 2 --dist worksteal -m campaign
 

@@ -339,8 +339,7 @@ def explained() -> Iterator[None]:
     except MlflowException as error:
         raise _explain(error) from error
     except requests.RequestException as error:
-        # What the artifact proxy refuses comes as it is.
-        raise _unreachable(without_password(str(error))) from error
+        raise _explain_files(error) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LossyError(*_DISK_FULL) from error
@@ -390,6 +389,18 @@ def _explain(error: MlflowException) -> LossyError:
     if error.error_code == "INVALID_PARAMETER_VALUE":
         return UsageError(f"{uri} refuses: {first_line}")
     return LossyError(f"{uri}: {first_line}")
+
+
+def _explain_files(error: requests.RequestException) -> LossyError:
+    """What the artifact proxy answers comes as it is."""
+    reason = without_password(str(error))
+    if error.response is not None and error.response.status_code in (401, 403):
+        return LossyError(
+            f"The tracking server refuses: {reason}",
+            "Check MLFLOW_TRACKING_USERNAME and _PASSWORD, or ask for the right on the experiment: files are the experiment's,"
+            " a model's too.",
+        )
+    return _unreachable(reason)
 
 
 def _unreachable(reason: str) -> UnreachableError:

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 import yaml
 
 from lossy_mlflow.tracking.runs import hparams_of_run
-from tests.conftest import ROOT, Workplace
+from tests.conftest import ROOT, Workplace, mlflow_run
 
 USER_CODE = """
 from lossy_mlflow import Hparam, register_hparams
@@ -29,27 +28,6 @@ def remarks() -> Hparam:
     tree.model_train.epochs = 1
     return tree
 """
-
-
-def mlflow_run(
-    workplace: Workplace, project: Path | str, env_manager: str = "local", **parameters: str
-) -> subprocess.CompletedProcess[str]:
-    options = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
-    # MLflow removes none of the temporary folders that it makes.
-    temporary = workplace.folder.parent / "temporary"
-    temporary.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", env_manager, *options],
-        cwd=workplace.folder,
-        # The entry point's `python` is the first on PATH, as in an environment that has been activated.
-        env=workplace.environment
-        | {
-            "PATH": f"{Path(sys.executable).parent}:{workplace.environment['PATH']}",
-            "TMPDIR": str(temporary),
-        },
-        capture_output=True,
-        text=True,
-    )
 
 
 def runs(client: Any) -> list[Any]:
