@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from lossy_mlflow.checkpoints.lookup import is_only_imported
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.hparams import train_command
 from lossy_mlflow.tracking.tags import number, whole_number
@@ -54,10 +55,12 @@ def refuse_without_evidence(version: ModelVersion, evidence: Evidence) -> None:
     missing = [what for what, is_there in there.items() if not is_there]
     if not missing:
         return
+    as_it_is = "promote it as it is, without --require-evidence"
     command = train_command(version.name) or "lossy train HPARAM_SET"
+    training = f"A training writes both: {command}    or "
     raise ConflictError(
         f"{version.name}/{version.version} has no evidence to be promoted on: no tag {', no tag '.join(missing)}.",
-        f"A training writes both: {command}    or promote it as it is, without --require-evidence",
+        as_it_is.capitalize() if is_only_imported(version.name) else training + as_it_is,
     )
 
 
