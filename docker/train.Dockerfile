@@ -27,7 +27,8 @@ RUN groupadd --gid 10001 lossy && useradd --uid 10001 --gid lossy --no-create-ho
 # Data sets and the outbox are kept in volumes at these places. Whoever owns a credentials file trains as that user
 # (docker run --user): so that any may write here.
 RUN install -d -m 1777 /home/lossy /home/lossy/.cache /home/lossy/.local /home/lossy/.local/state /home/lossy/work
-ENV HOME=/home/lossy
+# There is no git here, which MLflow would warn of.
+ENV HOME=/home/lossy GIT_PYTHON_REFRESH=quiet
 USER 10001:10001
 WORKDIR /home/lossy/work
 CMD ["lossy", "--help"]
