@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossy_mlflow.errors import NotFoundError
@@ -9,6 +11,7 @@ from lossy_mlflow.service.stores import DATABASE_VARIABLE
 from lossy_mlflow.tracking.connection import check_database, sqlite_file
 
 if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
     from sqlalchemy import Engine
 
 TRACKING_VERSIONS = "alembic_version"
@@ -44,3 +47,31 @@ def revision_of(uri: str, table: str = TRACKING_VERSIONS) -> str | None:
         return connection.execute(
             sqlalchemy.select(sqlalchemy.text("version_num")).select_from(sqlalchemy.table(table))
         ).scalar()
+
+
+def head_of(table: str = TRACKING_VERSIONS) -> str:
+    """The revision that the MLflow installed here gives the schema that the table of alembic's names."""
+    head = _scripts(table).get_current_head()
+    assert head
+    return head
+
+
+def knows_revision(table: str, revision: str) -> bool:
+    """Whether the MLflow installed here has made, or can upgrade, a schema of that revision."""
+    from alembic.util import CommandError
+
+    try:
+        return _scripts(table).get_revision(revision) is not None
+    except CommandError:
+        return False
+
+
+def _scripts(table: str) -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    # Found without being imported: MLflow is slow to.
+    mlflow = importlib.util.find_spec("mlflow")
+    assert mlflow
+    assert mlflow.origin
+    folder = "server/auth/db/migrations" if table == USERS_VERSIONS else "store/db_migrations"
+    return ScriptDirectory(Path(mlflow.origin).parent / folder)
