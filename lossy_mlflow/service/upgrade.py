@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -91,11 +93,9 @@ def upgrade(stores: Stores, say: Say, to_backup: str | None = None) -> Upgraded:
     MLflow's, and put back from its dump if it isn't good then.
     Raises ConflictError where a server is at work on it, LossyError where the upgrade fails: the databases are then as before.
     """
-    import mlflow
-
     steps = behind(stores)
     if not steps:
-        return Upgraded([], _revisions(stores), "", mlflow.__version__)
+        return Upgraded([], _revisions(stores), "", importlib.metadata.version("mlflow"))
     for step in steps:
         _check_unused(step.uri)
     if to_backup:
@@ -113,7 +113,9 @@ def upgrade(stores: Stores, say: Say, to_backup: str | None = None) -> Upgraded:
         except LossyError:
             _put_back_others(steps, dumps, say)
             raise
-    return Upgraded([step.holds for step in steps], _revisions(stores), str(folder), mlflow.__version__)
+    return Upgraded(
+        [step.holds for step in steps], _revisions(stores), str(folder), importlib.metadata.version("mlflow")
+    )
 
 
 def _revisions(stores: Stores) -> dict[str, str]:
@@ -181,19 +183,19 @@ def _migrate(uri: str, steps: list[Step], say: Say) -> None:
     for step in steps:
         say(f"Upgrading the schema of the {step.holds} database from {step.revision} to {step.head} ...")
         if step.holds == "tracking":
-            _mlflow(uri, "mlflow", "db", "upgrade")
+            _run(uri, "mlflow db upgrade", "mlflow", "db", "upgrade")
         else:
-            _mlflow(uri, "mlflow.server.auth", "db", "upgrade", "--url")
+            _run(uri, "mlflow.server.auth db upgrade", "mlflow.server.auth", "db", "upgrade", "--url")
         if (found := revision_of(uri, step.table)) != step.head:
             raise LossyError(
                 f"The {step.holds} database is at the revision {found} after that, not at {step.head}."
             )
     if any(step.holds == "tracking" for step in steps):
         say("Reading it ...")
-        _mlflow(uri, "lossy_mlflow.service.reading")
+        _run(uri, "reading it", "lossy_mlflow.service.reading")
 
 
-def _mlflow(uri: str, module: str, *words: str) -> None:
+def _run(uri: str, what: str, module: str, *words: str) -> None:
     if sqlite_file(uri) is None:
         address, environment = postgres_client(uri)
         # Its driver as it was named; the password by a variable.
@@ -208,13 +210,10 @@ def _mlflow(uri: str, module: str, *words: str) -> None:
         text=True,
     )
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(" ")]
-        # The last line of a traceback is what went wrong, unless SQLAlchemy names its own page after it.
-        words_of_it = [line for line in lines if "sqlalche.me" not in line and not line.startswith("[")]
-        why = without_password(words_of_it[-1] if words_of_it else f"exit code {done.returncode}")
-        raise LossyError(
-            f"`{module.replace('.', ' ')} {' '.join(words)}` failed: {why}", "The databases are as they were."
-        )
+        # An exception's own line, behind its traceback; what SQLAlchemy adds to it begins with brackets.
+        named = re.findall(r"^[\w.]+: .*", done.stderr, re.MULTILINE)
+        why = without_password(named[-1] if named else f"exit code {done.returncode}")
+        raise LossyError(f"{what} failed: {why}", "The databases are as they were.")
 
 
 def _check_unused(uri: str) -> None:
