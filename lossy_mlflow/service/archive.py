@@ -190,7 +190,6 @@ class Archive:
         self.write(name, _SOURCE, io.BytesIO(data))
 
     def complete(self, name: str, data: bytes) -> None:
-        self.place.sync()
         self.write(name, _COMPLETE, io.BytesIO(data))
 
     def remove(self, backup: Backup) -> None:

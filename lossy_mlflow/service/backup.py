@@ -153,19 +153,20 @@ class _Work:
             TRACKING_VERSIONS: revision_of(self._stores.database),
             USERS_VERSIONS: revision_of(self._stores.users, USERS_VERSIONS),
         }
+        self._check_artifacts()
         cut_short = self._recall(source)
         if dry_run:
             found = outside(self._stores)
-            self._check_artifacts(found)
             for job in self._jobs(found):
                 self._count(job.file.size, is_new=job.known is None)
             return self._result("", {}, found, [])
         self._archive.prepare()
+        if cut_short:
+            self._archive.place.clear()
         name = self._archive.new_name()
         self._archive.begin(name, encode_source(source))
         dumps = {holds: self._dump(name, holds, uri) for holds, uri in self._stores.databases.items()}
         found = outside(self._stores)
-        self._check_artifacts(found)
         parts = self._copy(name, found)
         manifest = Manifest(
             name=name,
@@ -205,12 +206,14 @@ class _Work:
         self._known.add_contents(self._archive.objects())
         return cut_short
 
-    def _check_artifacts(self, found: Outside) -> None:
+    def _check_artifacts(self) -> None:
         """A mistyped folder would be backed up as an empty one."""
         folder = self._stores.artifacts
-        if found.proxied and not folder.startswith("s3://") and not Path(folder).is_dir():
+        if folder.startswith("s3://") or Path(folder).is_dir():
+            return
+        if proxied := outside(self._stores).proxied:
             raise NotFoundError(
-                f"There is no folder {folder}, and {found.proxied} runs and models have their files in the server's artifacts.",
+                f"There is no folder {folder}, and {proxied} runs and models have their files in the server's artifacts.",
                 f"Name it: --artifacts-destination FOLDER    If they have none: mkdir -p {folder}",
             )
 
@@ -245,8 +248,9 @@ class _Work:
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-                # What a part says is there is there, whatever happens to this machine.
-                self._archive.place.sync()
+                if any(not job.known for job in jobs):
+                    # What a part says is there is there, whatever happens to this machine.
+                    self._archive.place.sync()
                 entries = [entry for entry in copies if entry]
                 parts.append(self._archive.write_part(name, len(parts) + 1, encode_part(entries)))
         return parts

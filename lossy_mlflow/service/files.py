@@ -7,7 +7,9 @@ import ctypes
 import io
 import os
 import shutil
+import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,10 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import urlsplit
 
+import psutil
+
 from lossy_mlflow.errors import LossyError, NotFoundError, UnreachableError
 
 _PART = ".lossy-part-"
 _COPY_BYTES = 1 << 20
+_DAY_S = 86400.0
 _ANSWER_WITHIN_S = 10
 # So many may be at work in one place at once.
 THREADS = 16
@@ -73,6 +78,10 @@ class FilePlace(Protocol):
 
     def sync(self) -> None:
         """All that was written is on the disk when this returns."""
+        ...
+
+    def clear(self) -> None:
+        """Remove what writers that were killed have left behind."""
         ...
 
     def delete(self, path: str) -> None:
@@ -153,10 +162,16 @@ class Folder:
             finally:
                 os.close(folder)
 
+    def clear(self) -> None:
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                if name.startswith(_PART) and _is_abandoned(part := Path(folder, name)):
+                    part.unlink(missing_ok=True)
+
     @contextmanager
     def _part_of(self, folder: Path, what: str) -> Iterator[Path]:
         """The path of a file to be written and renamed in the block; else it is gone after it. Raises LossyError."""
-        part = folder / f"{_PART}{uuid.uuid4().hex}"
+        part = folder / f"{_PART}{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             yield part
@@ -184,6 +199,16 @@ class Folder:
         if not parts or ".." in parts or path.startswith("/"):
             raise ValueError(f"{path!r} is no path below {self.uri}")
         return self._folder.joinpath(*parts)
+
+
+def _is_abandoned(part: Path) -> bool:
+    """Whether its writer has died; of another machine's nothing is known, but that a day is enough for any file."""
+    pid, _, host = part.name.removeprefix(_PART).split("-", 2)
+    if host == socket.gethostname():
+        return not psutil.pid_exists(int(pid))
+    with contextlib.suppress(OSError):
+        return time.time() - part.stat().st_mtime > _DAY_S
+    return False
 
 
 def _stored(path: str, stat: os.stat_result) -> StoredFile:
@@ -251,6 +276,9 @@ class Bucket:
 
     def sync(self) -> None:
         pass  # what S3 has answered for is kept
+
+    def clear(self) -> None:
+        pass  # an upload that was cut off is no object; S3 has rules that end such
 
     def delete(self, path: str) -> None:
         with self._explained():

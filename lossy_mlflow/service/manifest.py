@@ -77,7 +77,20 @@ class Manifest:
 
 def encode_part(entries: Iterable[Entry]) -> bytes:
     """A part of the list of files: gzip of JSON, one file a line."""
-    return gzip.compress("".join(json.dumps(asdict(entry)) + "\n" for entry in entries).encode(), 6, mtime=0)
+    # Not asdict, which would copy each value: there may be millions.
+    lines = [
+        json.dumps(
+            {
+                "root": item.root,
+                "path": item.path,
+                "size": item.size,
+                "sha256": item.sha256,
+                "mark": item.mark,
+            }
+        )
+        for item in entries
+    ]
+    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), 6, mtime=0)
 
 
 def decode_part(data: bytes, where: str) -> list[Entry]:

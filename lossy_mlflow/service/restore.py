@@ -206,6 +206,8 @@ class _Work:
             if dry_run:
                 self._each(self._verify)
             elif not self._is_restored("tracking"):
+                if goes_on:
+                    self._artifacts.clear()
                 self._artifacts.write(
                     MARKER, io.BytesIO(json.dumps({"backup": self._manifest.name}).encode())
                 )

@@ -10,8 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -105,7 +105,8 @@ def upgrade(stores: Stores, say: Say, to_backup: str | None = None) -> Upgraded:
         for step in steps:
             _check_unused(step.uri)
         folder = Path(f"before-upgrade-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}").absolute()
-        folder.mkdir(mode=0o700)
+        with _explained(folder):
+            folder.mkdir(mode=0o700)
         dumps = {uri: _dump(uri, folder / f"{holds}.dump", say) for holds, uri in stores.databases.items()}
         try:
             for uri in {step.uri: None for step in steps}:
@@ -125,11 +126,22 @@ def _revisions(stores: Stores) -> dict[str, str]:
 
 def _dump(uri: str, file: Path, say: Say) -> Path:
     say(f"Copying {without_password(uri)} to {file} ...")
-    with dumped(uri) as stream, file.open("wb") as copy:
+    with _explained(file), dumped(uri) as stream, file.open("wb") as copy:
         shutil.copyfileobj(stream, copy, 1 << 20)
         copy.flush()
         os.fsync(copy.fileno())
     return file
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LossyError(
+            f"{path} can't be written: {error.strerror}. Nothing was changed.",
+            "Free some space, or start this in another folder.",
+        ) from error
 
 
 def _upgrade_database(uri: str, steps: list[Step], dump: Path, say: Say) -> None:
@@ -150,7 +162,7 @@ def _upgrade_database(uri: str, steps: list[Step], dump: Path, say: Say) -> None
         # Held until the new one is in its place: what others would write meanwhile would be lost.
         with closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as held:
             held.execute("begin immediate")
-            with dumped(uri) as source, copy.open("wb") as target:
+            with _explained(copy), dumped(uri) as source, copy.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             _migrate(f"sqlite:///{quote(str(copy))}", steps, say)
             put_back(uri, copy)

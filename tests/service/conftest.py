@@ -91,24 +91,8 @@ def command(here: Workplace, capsys: pytest.CaptureFixture[str]) -> Callable[...
     return run
 
 
-@pytest.fixture(scope="session")
-def _users_template(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
-    """An SQLite database with the tables of runs and users."""
-    file = tmp_path_factory.mktemp("users") / "mlflow.db"
-    shutil.copy(migrated_database, file)
-    add_users(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture(scope="session")
-def _users_postgres(postgres: Postgres, migrated_postgres: str) -> str:
-    """The name of a PostgreSQL database with the tables of runs and users, to be copied."""
-    add_users(postgres.create("users", template=migrated_postgres))
-    return "users"
-
-
 def add_users(uri: str) -> None:
-    """MLflow's own users, in the database of the runs."""
+    """MLflow's own users, in the database of the runs. To load MLflow's part for them takes seconds."""
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore()
@@ -174,21 +158,20 @@ class Places:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
-    """SQLite and folders, or PostgreSQL and S3: a server's stores with some of everything, and users."""
+    """SQLite and folders, or PostgreSQL and S3: a server's stores with some of everything."""
     if request.param == "sqlite":
         return request.getfixturevalue("sqlite_places")
     server, s3 = request.getfixturevalue("postgres"), request.getfixturevalue("s3_uri")
-    template = request.getfixturevalue("_users_postgres")
-    full = Kept(server.create(f"t{uuid.uuid4().hex[:12]}", template=template), f"{s3}/artifacts")
+    full = Kept(request.getfixturevalue("postgres_uri"), f"{s3}/artifacts")
     fill(full)
     return Places(full, Kept(server.create(f"t{uuid.uuid4().hex[:12]}"), f"{s3}/restored"), f"{s3}/backups")
 
 
 @pytest.fixture
-def sqlite_places(tmp_path: Path, _users_template: Path) -> Places:
+def sqlite_places(tmp_path: Path, migrated_database: Path) -> Places:
     """SQLite and folders."""
     (tmp_path / "server").mkdir()
-    shutil.copy(_users_template, tmp_path / "server" / "mlflow.db")
+    shutil.copy(migrated_database, tmp_path / "server" / "mlflow.db")
     full = Kept(f"sqlite:///{tmp_path}/server/mlflow.db", f"{tmp_path}/server/mlartifacts")
     fill(full)
     empty = Kept(f"sqlite:///{tmp_path}/other/mlflow.db", f"{tmp_path}/other/mlartifacts")

@@ -19,13 +19,14 @@ from lossy_mlflow.service.files import file_place
 from lossy_mlflow.service.restore import MARKER
 from lossy_mlflow.tracking.connection import sqlite_file
 from tests.conftest import Workplace, wait_for
-from tests.service.conftest import Done, Places
+from tests.service.conftest import Done, Places, add_users
 from tests.services.postgres import Postgres
 
 
 def test_a_server_comes_back_row_by_row_and_file_by_file(
     places: Places, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    add_users(places.full.database)
     places.full.use(monkeypatch)
     done = command("backup", places.target)
     assert done.code == 0, done.err

@@ -77,6 +77,9 @@ def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return kept
 
 
+@pytest.mark.parametrize(
+    "old", ["sqlite", pytest.param("postgres", marks=pytest.mark.campaign)], indirect=True
+)
 def test_an_older_database_is_upgraded_and_then_left_alone(
     old: Kept, command: Callable[..., Done], tmp_path: Path
 ) -> None:
@@ -96,6 +99,9 @@ def test_an_older_database_is_upgraded_and_then_left_alone(
     assert old.rows() == rows
 
 
+@pytest.mark.parametrize(
+    "old", ["postgres", pytest.param("sqlite", marks=pytest.mark.campaign)], indirect=True
+)
 def test_an_upgrade_that_fails_changes_nothing(old: Kept, command: Callable[..., Done]) -> None:
     """The runs' schema is upgraded when the users' fails: both go back."""
     engine = sqlalchemy.create_engine(old.database, poolclass=sqlalchemy.NullPool)
