@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from lossy_mlflow.cli.backup import backup, restore, upgrade
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.doctor import doctor
@@ -75,6 +76,7 @@ for command in (
     *(import_, download, verify, export),
     doctor,
     *(serve, users),
+    *(backup, restore, upgrade),
 ):
     app.add_command(command)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,6 +58,12 @@ class Api:
         self._uri = server_uri(uri)
         self._timeout = timeout
         self._session = _session(self._uri, credentials_in(uri))
+        self._heard = float("-inf")
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the server has taken nothing; infinite at first."""
+        return time.monotonic() - self._heard
 
     def post(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         return self._json("POST", f"{_API}/{method}", json=body)
@@ -80,6 +87,7 @@ class Api:
         except (requests.RequestException, OSError) as error:
             raise WaitingError(in_short(error), everything=True) from error
         if reply.ok and isinstance(content, dict) and reply.status_code < 300:
+            self._heard = time.monotonic()
             return content
         code = content.get("error_code", "") if isinstance(content, dict) else ""
         words = content.get("message", "") if isinstance(content, dict) else ""

@@ -76,6 +76,10 @@ class Delivered:
         self.server_run_id, self.offsets, self.file_offsets = "", {}, {}
         self.calls, self.verdicts = [], {}
 
+    def send_again(self) -> None:
+        """The server has the run, and not all of it: all is to be sent again, to the same one."""
+        self.offsets, self.file_offsets, self.calls = {}, {}, []
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

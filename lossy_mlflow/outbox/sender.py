@@ -31,6 +31,8 @@ _IDLE_TURNS = 6
 _LONGEST_WAIT_S = 30.0
 _GIVE_UP_AFTER_S = 24 * 3600
 _KEEP_DELIVERED_S = 7 * 24 * 3600
+# In no less time is a server stopped, restored from a backup, and started.
+_TRUST_S = 10.0
 
 
 class Sender:
@@ -51,6 +53,9 @@ class Sender:
         self._sent_at: dict[Path, float] = {}
         self._asked = 0
         self._judged: dict[Path, list[tuple[int, bool]]] = {}
+        # What the server has acknowledged is compared with what it has, once for each number of this.
+        self._doubts = 0
+        self._checked: dict[Path, int] = {}
 
     def turn(self) -> tuple[bool, bool]:
         """Deliver what can be; returns whether anything waits still, and whether a program is at work that may log more.
@@ -64,7 +69,7 @@ class Sender:
             if not (run.path / "run.json").exists() and not run.segments():
                 continue  # its program is creating it at this moment
             if run.path in self._done:
-                if not something_waits(run, self._uri):
+                if not something_waits(run, self._uri) and self._checked.get(run.path) == self._doubts:
                     continue
                 self._done.discard(run.path)
             living = is_being_written(run)
@@ -91,6 +96,7 @@ class Sender:
             delivery = self._deliveries.setdefault(
                 run.path, RunDelivery(self._folder, run, self._api, self._uri)
             )
+            self._check_kept(run, delivery)
             return delivery.deliver(last=last)
         except WaitingError as error:
             if error.everything:
@@ -102,6 +108,21 @@ class Sender:
             # this moment: not the others' fault.
             self._try_run_at[run.path] = now + _LONGEST_WAIT_S
             return True
+
+    def doubt(self) -> None:
+        """The server was away: it may be back from a backup, without what it acknowledged last."""
+        if self._api.silent_s > _TRUST_S:
+            self._doubts += 1
+
+    def _check_kept(self, run: RunFolder, delivery: RunDelivery) -> None:
+        """Before anything is sent that would hide what is missing: when there is a doubt, or nothing was heard for a while."""
+        doubted = self._checked.get(run.path) != self._doubts
+        if not doubted and not (self._api.silent_s > _TRUST_S and something_waits(run, self._uri)):
+            return
+        kept = delivery.check_kept()
+        if not kept and not doubted:
+            self._doubts += 1  # then the others are doubtful too
+        self._checked[run.path] = self._doubts
 
     def _close_if_dead(self, run: RunFolder) -> None:
         """Judge the run anew whenever it has grown and one of its writers is dead: to do so takes reading all of it."""
@@ -158,6 +179,7 @@ def _run(sender: Sender) -> None:
             if not waits:
                 delivered_last = time.monotonic()
         except WaitingError:
+            sender.doubt()
             idle, pause = 0, min(2 * pause, _LONGEST_WAIT_S)
         time.sleep(pause)
     sender.remove_old()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from lossy_mlflow.service.stores import DATABASE_VARIABLE
 from lossy_mlflow.tracking.connection import check_database, sqlite_file
 
 if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
     from sqlalchemy import Engine
 
 TRACKING_VERSIONS = "alembic_version"
@@ -62,16 +63,36 @@ def revision_of(uri: str, table: str = TRACKING_VERSIONS) -> str | None:
 
 def schema_of(uri: str, table: str = TRACKING_VERSIONS) -> Schema:
     """How the schema whose revision is in `table` stands to this MLflow's. NEWER: this MLflow doesn't know the revision."""
-    from alembic.script import ScriptDirectory
-
     revision = revision_of(uri, table)
     if revision is None:
         return Schema.EMPTY
-    mlflow = find_spec("mlflow")
+    if revision == head_of(table):
+        return Schema.CURRENT
+    return Schema.OLDER if knows_revision(table, revision) else Schema.NEWER
+
+
+def head_of(table: str = TRACKING_VERSIONS) -> str:
+    """The revision that the MLflow installed here gives the schema that the table of alembic's names."""
+    head = _scripts(table).get_current_head()
+    assert head
+    return head
+
+
+def knows_revision(table: str, revision: str) -> bool:
+    """Whether the MLflow installed here has made, or can upgrade, a schema of that revision."""
+    from alembic.util import CommandError
+
+    try:
+        return _scripts(table).get_revision(revision) is not None
+    except CommandError:
+        return False
+
+
+def _scripts(table: str) -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    # Found without being imported: MLflow is slow to.
+    mlflow = importlib.util.find_spec("mlflow")
     assert mlflow
     assert mlflow.origin
-    steps = ScriptDirectory(str(Path(mlflow.origin).parent / _STEPS[table]))
-    if revision == steps.get_current_head():
-        return Schema.CURRENT
-    known = {step.revision for step in steps.walk_revisions()}
-    return Schema.OLDER if revision in known else Schema.NEWER
+    return ScriptDirectory(Path(mlflow.origin).parent / _STEPS[table])

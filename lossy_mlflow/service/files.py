@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import email.utils
+import io
 import os
 import shutil
+import socket
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import urlsplit
+
+import psutil
 
 from lossy_mlflow.errors import LossyError, NotFoundError, UnreachableError
 
 _PART = ".lossy-part-"
 _COPY_BYTES = 1 << 20
+_DAY_S = 86400.0
 _ANSWER_WITHIN_S = 10
+# So many may be at work in one place at once.
+THREADS = 16
+# What is smaller is held in memory and sent in one request; boto3 would start threads for each.
+_SMALL_BYTES = 8 << 20
+
+
+class ChangedError(Exception):
+    """A file was written to while it was read: what was read is of no one moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,7 @@ class FilePlace(Protocol):
     uri: str
 
     def files(self, under: str = "") -> Iterator[StoredFile]:
-        """All files in the folder `under` and its folders, by path."""
+        """All files in the folder `under` and its folders, by path. Raises LossyError where a folder can't be listed."""
         ...
 
     def find(self, path: str) -> StoredFile | None:
@@ -48,11 +63,26 @@ class FilePlace(Protocol):
         ...
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """Its bytes. Raises FileNotFoundError."""
+        """Its bytes. Raises FileNotFoundError, OSError where it can't be read, and ChangedError at the end of the block."""
         ...
 
     def write(self, path: str, source: BinaryIO) -> None:
-        """What `source` has left becomes the file, at once; before that there is none, or the old one."""
+        """What `source` has left becomes the file, at once; before that there is none, or the old one. It is on the disk then."""
+        ...
+
+    def write_as(self, name: Callable[[], str | None], source: BinaryIO) -> None:
+        """The same under the path that is known once `source` is read: `name` is asked for it; None: it isn't kept.
+
+        Such files are on the disk after `sync`.
+        """
+        ...
+
+    def sync(self) -> None:
+        """All that was written is on the disk when this returns."""
+        ...
+
+    def clear(self) -> None:
+        """Remove what writers that were killed have left behind."""
         ...
 
     def delete(self, path: str) -> None:
@@ -80,6 +110,11 @@ class Folder:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            raise LossyError(
+                f"The folder {folder} can't be listed: {error.strerror}.",
+                "Start this as the user that the server runs as.",
+            ) from error
         for entry in entries:
             path = f"{prefix}/{entry.name}" if prefix else entry.name
             if entry.is_dir(follow_symlinks=False):
@@ -95,21 +130,55 @@ class Folder:
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
         with self._path(path).open("rb") as stream:
+            before = _stored(path, os.fstat(stream.fileno()))
             yield stream
+            if _stored(path, os.fstat(stream.fileno())) != before:
+                raise ChangedError(path)
 
     def write(self, path: str, source: BinaryIO) -> None:
         target = self._path(path)
-        part = target.with_name(f"{_PART}{uuid.uuid4().hex}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        with self._part_of(target.parent, str(target)) as part:
             with part.open("wb") as stream:
                 shutil.copyfileobj(source, stream, _COPY_BYTES)
                 stream.flush()
                 os.fsync(stream.fileno())
             part.replace(target)
+
+    def write_as(self, name: Callable[[], str | None], source: BinaryIO) -> None:
+        with self._part_of(self._folder, f"A file of {self.uri}") as part:
+            with part.open("wb") as stream:
+                shutil.copyfileobj(source, stream, _COPY_BYTES)
+            if path := name():
+                target = self._path(path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
+
+    def sync(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                # One call for thousands of files: each by itself would cost more than copying it.
+                if getattr(ctypes.CDLL(None), "syncfs", os.fsync)(folder) != 0:
+                    os.sync()
+            finally:
+                os.close(folder)
+
+    def clear(self) -> None:
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                if name.startswith(_PART) and _is_abandoned(part := Path(folder, name)):
+                    part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _part_of(self, folder: Path, what: str) -> Iterator[Path]:
+        """The path of a file to be written and renamed in the block; else it is gone after it. Raises LossyError."""
+        part = folder / f"{_PART}{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            yield part
         except OSError as error:
             raise LossyError(
-                f"{target} can't be written: {error.strerror}.", "Free some space, or name another place."
+                f"{what} can't be written: {error.strerror}.", "Free some space, or name another place."
             ) from error
         finally:
             with contextlib.suppress(OSError):
@@ -131,6 +200,16 @@ class Folder:
         if not parts or ".." in parts or path.startswith("/"):
             raise ValueError(f"{path!r} is no path below {self.uri}")
         return self._folder.joinpath(*parts)
+
+
+def _is_abandoned(part: Path) -> bool:
+    """Whether its writer has died; of another machine's nothing is known, but that a day is enough for any file."""
+    pid, _, host = part.name.removeprefix(_PART).split("-", 2)
+    if host == socket.gethostname():
+        return not psutil.pid_exists(int(pid))
+    with contextlib.suppress(OSError):
+        return time.time() - part.stat().st_mtime > _DAY_S
+    return False
 
 
 def _stored(path: str, stat: os.stat_result) -> StoredFile:
@@ -175,8 +254,32 @@ class Bucket:
                 yield body
 
     def write(self, path: str, source: BinaryIO) -> None:
+        head = _read(source, _SMALL_BYTES)
         with self._explained():
-            self.client.upload_fileobj(_Unclosed(source), self.bucket, self._prefix + path)
+            if len(head) < _SMALL_BYTES:
+                self.client.put_object(Bucket=self.bucket, Key=self._prefix + path, Body=head)
+            else:
+                self.client.upload_fileobj(_Joined(head, source), self.bucket, self._prefix + path)
+
+    def write_as(self, name: Callable[[], str | None], source: BinaryIO) -> None:
+        # An object can't be renamed.
+        with tempfile.SpooledTemporaryFile(_SMALL_BYTES) as spool:
+            try:
+                shutil.copyfileobj(source, spool, _COPY_BYTES)
+            except OSError as error:
+                raise LossyError(
+                    f"A file can't be kept in {tempfile.gettempdir()} before it is sent: {error.strerror}.",
+                    "Free some space, or name another folder for such files: export TMPDIR=...",
+                ) from error
+            spool.seek(0)
+            if path := name():
+                self.write(path, cast(BinaryIO, spool))
+
+    def sync(self) -> None:
+        pass  # what S3 has answered for is kept
+
+    def clear(self) -> None:
+        pass  # an upload that was cut off is no object; S3 has rules that end such
 
     def delete(self, path: str) -> None:
         with self._explained():
@@ -230,6 +333,7 @@ def s3_client() -> Any:
     config = Config(
         connect_timeout=_ANSWER_WITHIN_S,
         read_timeout=60,
+        max_pool_connections=THREADS,
         retries={"max_attempts": 3},
         s3={"addressing_style": "path"} if endpoint else {},
     )
@@ -254,11 +358,20 @@ def _refused(response: dict[str, Any], where: str) -> Exception:
     return UnreachableError(f"{where[0].upper()}{where[1:]} answers {status} {code}.", _LOOK_AT_S3)
 
 
-class _Unclosed:
-    """boto3 closes what it has sent, and would look for its end by seeking; the stream is its caller's."""
+def _read(source: BinaryIO, size: int) -> bytes:
+    """The next `size` bytes; fewer at the end alone."""
+    whole = io.BytesIO()
+    while (missing := size - whole.tell()) and (data := source.read(missing)):
+        whole.write(data)
+    return whole.getvalue()
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+
+class _Joined:
+    """`head`, then what `rest` has left. boto3 would seek in a stream that can, and close it."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head = io.BytesIO(head)
+        self._rest = rest
 
     def read(self, size: int = -1) -> bytes:
-        return self._stream.read(size)
+        return self._head.read(size) or self._rest.read(size)
