@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from lossy_mlflow.cli.check import check
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.files import download, export, verify
@@ -70,6 +71,7 @@ for command in (
     *(train, runs, hparams, models, data, outbox),
     *(resolve, checkpoints, promote, history, lineage, prune),
     *(import_, download, verify, export),
+    check,
 ):
     app.add_command(command)
 
