@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lossy_mlflow.cli.options import duration, store_options
-from lossy_mlflow.cli.output import age, bytes_bar, json_option, print_json, print_table, size
+from lossy_mlflow.cli.output import age, bytes_bar, json_option, one_line, print_json, print_table, size
 from lossy_mlflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def check(
         raise UsageError("--yes answers the question of --repair.", "lossy check --repair --yes")
     stores = stores_of(backend_store_uri, artifacts_destination)
     with bytes_bar() as progress:
-        report = look(
-            stores, deep=deep, older_than_s=older_than, **({"progress": progress} if progress else {})
-        )
+        report = look(stores, deep=deep, older_than_s=older_than, progress=progress)
     if not as_json:
         _print_report(report)
     done: list[Mended] = []
@@ -100,11 +98,11 @@ def _print_report(report: Report) -> None:
 
 def _row(one: Finding) -> list[str]:
     return [
-        f"  {one.what}",
+        f"  {one_line(one.what)}",
         "" if one.age_s is None else age(one.age_s),
         str(one.n_files or ""),
         size(one.n_bytes) if one.n_bytes else "",
-        one.where,
+        one_line(one.where),
     ]
 
 
@@ -126,4 +124,4 @@ def _ask(report: Report, planned: list[Finding]) -> None:
 
 
 def _tell(done: Mended) -> None:
-    click.echo(f"{done.kind}: {done.what}: {done.note}", err=True)
+    click.echo(f"{done.kind}: {one_line(done.what)}: {done.note}", err=True)

@@ -40,6 +40,11 @@ def age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def one_line(text: str) -> str:
+    """Others wrote it: what would move the cursor of a terminal doesn't reach it."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def size(n_bytes: float) -> str:
     """In the largest unit of which there is one: '512 B', '1.5 kB', '20.0 MB', '3.1 GB'."""
     for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -10,7 +10,7 @@ import click
 
 from lossy_mlflow.cli.completion import hparam_sets
 from lossy_mlflow.cli.options import duration
-from lossy_mlflow.cli.output import age, json_option, print_json, print_table
+from lossy_mlflow.cli.output import age, json_option, one_line, print_json, print_table
 from lossy_mlflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,14 +106,14 @@ def _entry_row(entry: Entry) -> list[str]:
     why = [
         *(["not carried out"] if not entry.carried_out else []),
         *(["rollback"] if entry.rollback else []),
-        *([_one_line(entry.because)] if entry.because else []),
+        *([one_line(entry.because)] if entry.because else []),
     ]
     return [
         entry.when,
         entry.alias,
         named(entry.from_version),
         named(entry.version),
-        _one_line(entry.who),
+        one_line(entry.who),
         ": ".join(why),
         str(entry.evidence),
     ]
@@ -137,11 +137,6 @@ def _remarks(found: History) -> list[str]:
     ]
 
 
-def _one_line(text: str) -> str:
-    """Others wrote it: what would move the cursor of a terminal doesn't reach it."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
 @click.command(epilog="Example: lossy lineage vae10_digits@champion")
 @click.argument("reference", shell_complete=hparam_sets)
 @json_option
@@ -156,7 +151,7 @@ def lineage(reference: str, as_json: bool) -> None:
     rows = [(name, text) for name, text in _lineage_rows(found) if text]
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
-        click.echo(f"{name.ljust(width)}  {_one_line(text)}")
+        click.echo(f"{name.ljust(width)}  {one_line(text)}")
 
 
 def _lineage_rows(found: Lineage) -> list[tuple[str, str]]:

@@ -37,18 +37,13 @@ class Report:
     n_known: int
     n_elsewhere: int
 
-    @property
-    def loses(self) -> bool:
-        """Whether anything is lost, or about to be: everything else only takes room, or says too much."""
-        return any(one.loses for one in self.findings)
-
 
 def check(
     stores: Stores,
     *,
     deep: bool = False,
     older_than_s: float = OLDER_THAN_S,
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress | None = None,
 ) -> Report:
     """Compare the database with the files. `deep`: read every file whose digest is known (`progress`: bytes read, bytes in all).
 
@@ -60,6 +55,7 @@ def check(
     promised, n_elsewhere = _promised(places, references)
     spots = {spot for spot, _ in promised} | {spot for spot, _ in _unnamed(places, references)}
     holdings = survey(places, references, spots, began)
+    outside = [file for spot in spots if spot.startswith("/") for file in holdings.files[spot].values()]
     lost = [*missing(promised, holdings.files)]
     if deep:
         lost += damaged(promised, holdings.files, places, progress)
@@ -76,8 +72,8 @@ def check(
         n_runs=len(references.runs),
         n_models=len(references.models),
         n_versions=len(references.versions),
-        n_files=holdings.n_files,
-        n_bytes=holdings.n_bytes,
+        n_files=holdings.n_files + len(outside),
+        n_bytes=holdings.n_bytes + sum(file.size for file in outside),
         n_known=holdings.n_files - sum(one.n_files for one in holdings.orphans.values()),
         n_elsewhere=n_elsewhere,
     )
@@ -103,7 +99,7 @@ def _again(stores: Stores, suspects: Sequence[Finding], deep: bool) -> list[Find
     promised = [item for item in _promised(places, references)[0] if item[1].what in names]
     files = {spot: places.files_at(spot) for spot, _ in promised}
     lost = missing(promised, files)
-    return lost + (damaged(promised, files, places, lambda _done, _total: None) if deep else [])
+    return lost + (damaged(promised, files, places) if deep else [])
 
 
 def _of_versions(references: References) -> Iterator[Finding]:

@@ -42,7 +42,7 @@ def snapshot(uri: str) -> Iterator[Connection]:
 
     Raises as `engine_of` does, and ConflictError for what has not the tables that this MLflow has.
     """
-    with asked(uri), engine_of(uri).connect() as connection:
+    with _tables_told(uri), engine_of(uri).connect() as connection:
         if connection.dialect.name == "postgresql":
             yield connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         else:
@@ -52,7 +52,7 @@ def snapshot(uri: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def asked(uri: str) -> Iterator[None]:
+def _tables_told(uri: str) -> Iterator[None]:
     """What a database without MLflow's tables makes the block raise, as a ConflictError."""
     from sqlalchemy.exc import OperationalError, ProgrammingError
 

@@ -80,7 +80,7 @@ def missing(promised: Iterable[tuple[str, Promise]], files: Files) -> list[Findi
 
 
 def damaged(
-    promised: Iterable[tuple[str, Promise]], files: Files, places: Places, progress: Progress
+    promised: Iterable[tuple[str, Promise]], files: Files, places: Places, progress: Progress | None = None
 ) -> list[Finding]:
     """Of promises by spot: those of whose files some are not what was stored. Reads every file with a known digest, once.
 
@@ -122,7 +122,7 @@ def _bad(promise: Promise, digests: Mapping[str, str]) -> set[str]:
 class _Reader:
     """Reads files for their digests, several at once. A file that goes away meanwhile has the digest ''."""
 
-    def __init__(self, places: Places, files: Files, progress: Progress) -> None:
+    def __init__(self, places: Places, files: Files, progress: Progress | None) -> None:
         self._places = places
         self._files = files
         self._progress = progress
@@ -137,7 +137,8 @@ class _Reader:
                 if tree:
                     self.trees[which[0]] = tree
                 done += self._files[which[0]][which[1]].size
-                self._progress(done, total)
+                if self._progress:
+                    self._progress(done, total)
 
     def _read(self, which: tuple[str, str]) -> tuple[tuple[str, str], str, str]:
         spot, name = which

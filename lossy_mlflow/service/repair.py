@@ -180,7 +180,7 @@ class _Mender:
                 connection,
                 """
                 insert into logged_model_tags (model_id, experiment_id, tag_key, tag_value)
-                select model_id, experiment_id, :key, :value from logged_models
+                select model_id, experiment_id, cast(:key as varchar(255)), cast(:value as text) from logged_models
                 where model_id = :id and not exists (
                     select 1 from logged_model_tags where model_id = :id and tag_key = :key
                 )
