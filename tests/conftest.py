@@ -233,9 +233,7 @@ def start_mlflow_server(
     """A real `mlflow server` in `folder`, answering within the block: its URI and its process."""
     folder.mkdir(exist_ok=True)
     port = port or free_port()
-    environment = (
-        _clean_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | dict(variables or {})
-    )
+    environment = _clean_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(variables or {})}
     command = [
         "-m",
         "mlflow",

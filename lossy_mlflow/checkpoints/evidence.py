@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING
 
 from lossy_mlflow.checkpoints.lookup import is_only_imported
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.hparams import train_command
 from lossy_mlflow.tracking.tags import number, whole_number
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ def refuse_without_evidence(version: ModelVersion, evidence: Evidence) -> None:
 def _at_epoch(client: MlflowClient, run_id: str | None, metric: str, epoch: int | None) -> float | None:
     if not run_id or epoch is None:
         return None
+    from mlflow.exceptions import MlflowException
+
     try:
         history = client.get_metric_history(run_id, metric)
     except MlflowException as error:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ _FLAVOR = "lossy_mlflow"
 # Where MLflow puts the folder that it is given as `data_path`.
 _DATA = Path("data", "decoder")
 _WEIGHTS, _HPARAMS = "weights.safetensors", "hparams.json"
+WEIGHTS_FILE = (_DATA / _WEIGHTS).as_posix()
 # What `save_model` always writes, MLflow's own files among it, by their paths below the folder.
 FILES = frozenset(
     {
@@ -41,7 +42,7 @@ FILES = frozenset(
         "requirements.txt",
         "input_example.json",
         "serving_input_example.json",
-        (_DATA / _WEIGHTS).as_posix(),
+        WEIGHTS_FILE,
         (_DATA / _HPARAMS).as_posix(),
     }
 )
@@ -279,10 +280,17 @@ def _load_pyfunc(path: str) -> _Pyfunc:
 
 def files_sha256(folder: Path) -> str:
     """One digest over the names and contents of all files below `folder`, as `save_model` wrote them."""
-    lines = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if file.name != MLFLOWS_OWN:
-            lines.append(f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n")
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return combined_sha256({file.relative_to(folder).as_posix(): _sha256(file) for file in files})
+
+
+def combined_sha256(digests: Mapping[str, str]) -> str:
+    """The same from the SHA-256 of each file, by its path below the folder."""
+    lines = [
+        f"{digests[path]}  {path}\n"
+        for path in sorted(digests, key=lambda path: PurePosixPath(path).parts)
+        if PurePosixPath(path).name != MLFLOWS_OWN
+    ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

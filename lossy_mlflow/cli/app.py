@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from lossy_mlflow.cli.backup import backup, restore, upgrade
+from lossy_mlflow.cli.check import check
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.doctor import doctor
@@ -77,6 +78,7 @@ for command in (
     doctor,
     *(serve, users),
     *(backup, restore, upgrade),
+    check,
 ):
     app.add_command(command)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import click
+
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 user_code_option = click.option(
     "--user-code", metavar="FILE", help="A Python file that registers models and sets [LOSSY_USER_CODE]."
@@ -25,3 +28,11 @@ def stores_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="URI",
         help="The database, PostgreSQL's or SQLite's [MLFLOW_BACKEND_STORE_URI; ./mlflow.db].",
     )(command)
+
+
+def duration(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
+    """The callback of an option that takes a length of time: in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([dhms])", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no length of time; write 30d, 12h, 45m or 90s.")
+    return float(match[1]) * _SECONDS[match[2]]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lossy_mlflow.errors import NotFoundError
+from lossy_mlflow.errors import ConflictError, NotFoundError
 from lossy_mlflow.service.stores import DATABASE_VARIABLE
-from lossy_mlflow.tracking.connection import check_database, sqlite_file
+from lossy_mlflow.tracking.connection import check_database, sqlite_file, without_password
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 TRACKING_VERSIONS = "alembic_version"
 USERS_VERSIONS = "alembic_version_auth"
@@ -46,6 +49,38 @@ def engine_of(uri: str) -> Engine:
     else:
         check_database(uri, DATABASE_VARIABLE)
     return sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+
+
+@contextmanager
+def snapshot(uri: str) -> Iterator[Connection]:
+    """A connection that sees the database as it is at its first question, whatever is written meanwhile, and can't change it.
+
+    Raises as `engine_of` does, and ConflictError for what has not the tables that this MLflow has.
+    """
+    with _tables_told(uri), engine_of(uri).connect() as connection:
+        if connection.dialect.name == "postgresql":
+            yield connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        else:
+            connection.exec_driver_sql("pragma query_only = on")
+            connection.exec_driver_sql("begin")
+            yield connection
+
+
+@contextmanager
+def _tables_told(uri: str) -> Iterator[None]:
+    """What a database without MLflow's tables makes the block raise, as a ConflictError."""
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    try:
+        yield
+    except (OperationalError, ProgrammingError) as error:
+        if not re.search(r"no such (table|column)|UndefinedTable|UndefinedColumn", str(error)):
+            raise
+        shown = without_password(uri)
+        raise ConflictError(
+            f"The database {shown} has not the tables of this MLflow: {str(error.orig).splitlines()[0]}.",
+            "Name the server's own: --backend-store-uri ...    or bring it to this version: mlflow db upgrade URI",
+        ) from error
 
 
 def revision_of(uri: str, table: str = TRACKING_VERSIONS) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import email.utils
 import io
 import os
+import posixpath
 import shutil
 import socket
 import tempfile
@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import urlsplit
@@ -49,6 +50,17 @@ class StoredFile:
     mark: str
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All that lies in a place: its files, by path, and what there is of writings that haven't come to an end.
+
+    In a bucket the size of those isn't known (0), and their time is that of their beginning.
+    """
+
+    files: list[StoredFile]
+    unfinished: list[StoredFile]
+
+
 class FilePlace(Protocol):
     """Files below one address. Each method raises UnreachableError and LossyError with what to do."""
 
@@ -56,6 +68,14 @@ class FilePlace(Protocol):
 
     def files(self, under: str = "") -> Iterator[StoredFile]:
         """All files in the folder `under` and its folders, by path. Raises LossyError where a folder can't be listed."""
+        ...
+
+    def survey(self) -> Survey:
+        """What lies there at all, in one pass."""
+        ...
+
+    def now(self) -> float:
+        """The time by the place's own clock, which dates its files, in seconds since 1970. Writes nothing that stays."""
         ...
 
     def find(self, path: str) -> StoredFile | None:
@@ -89,6 +109,10 @@ class FilePlace(Protocol):
         """Nothing is there afterwards; also where nothing was."""
         ...
 
+    def abandon(self, unfinished: StoredFile) -> None:
+        """Free what is left of a writing that hasn't come to an end, as `survey` gave it; whoever still writes it fails."""
+        ...
+
 
 def file_place(uri: str) -> FilePlace:
     """The place that an absolute folder or s3://BUCKET/PATH names. Of S3, AWS's variables and MLFLOW_S3_ENDPOINT_URL tell how."""
@@ -103,7 +127,24 @@ class Folder:
         self._folder = folder
 
     def files(self, under: str = "") -> Iterator[StoredFile]:
-        yield from self._walk(self._path(under) if under else self._folder, under)
+        walk = self._walk(self._path(under) if under else self._folder, under)
+        return (file for file in walk if not _is_part(file))
+
+    def survey(self) -> Survey:
+        found: tuple[list[StoredFile], list[StoredFile]] = ([], [])
+        for file in self._walk(self._folder, ""):
+            found[_is_part(file)].append(file)
+        return Survey(*found)
+
+    def now(self) -> float:
+        try:
+            # It has no name, where the file system can do that.
+            with tempfile.TemporaryFile(dir=self._folder, prefix=_PART) as probe:
+                return os.fstat(probe.fileno()).st_mtime
+        except (
+            OSError
+        ):  # there is no such folder, or it can't be written: then nothing will be deleted either
+            return time.time()
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[StoredFile]:
         try:
@@ -119,7 +160,7 @@ class Folder:
             path = f"{prefix}/{entry.name}" if prefix else entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(folder / entry.name, path)
-            elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(_PART):
+            elif entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
                     yield _stored(path, entry.stat(follow_symlinks=False))
 
@@ -195,6 +236,9 @@ class Folder:
             except OSError:
                 return  # others are in it
 
+    def abandon(self, unfinished: StoredFile) -> None:
+        self.delete(unfinished.path)
+
     def _path(self, path: str) -> Path:
         parts = PurePosixPath(path).parts
         if not parts or ".." in parts or path.startswith("/"):
@@ -210,6 +254,10 @@ def _is_abandoned(part: Path) -> bool:
     with contextlib.suppress(OSError):
         return time.time() - part.stat().st_mtime > _DAY_S
     return False
+
+
+def _is_part(file: StoredFile) -> bool:
+    return posixpath.basename(file.path).startswith(_PART)
 
 
 def _stored(path: str, stat: os.stat_result) -> StoredFile:
@@ -237,6 +285,21 @@ class Bucket:
                     if not item["Key"].endswith("/"):
                         path = item["Key"][len(self._prefix) :]
                         yield StoredFile(path, item["Size"], item["LastModified"].timestamp(), item["ETag"])
+
+    def survey(self) -> Survey:
+        uploads = self.client.get_paginator("list_multipart_uploads")
+        unfinished = []
+        with self._explained():
+            for page in uploads.paginate(Bucket=self.bucket, Prefix=self._prefix):
+                for item in page.get("Uploads", []):
+                    path, begun = item["Key"][len(self._prefix) :], item["Initiated"].timestamp()
+                    unfinished.append(StoredFile(path, 0, begun, item["UploadId"]))
+        return Survey(list(self.files()), unfinished)
+
+    def now(self) -> float:
+        with self._explained():
+            reply = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix, MaxKeys=1)
+        return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
     def find(self, path: str) -> StoredFile | None:
         try:
@@ -285,12 +348,12 @@ class Bucket:
         with self._explained():
             self.client.delete_object(Bucket=self.bucket, Key=self._prefix + path)
 
-    def clock(self) -> float:
-        """The time by the clock of the S3 server, in seconds since 1970; by this machine's, where it doesn't say."""
-        with self._explained():
-            reply = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix, MaxKeys=1)
-        date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return email.utils.parsedate_to_datetime(date).timestamp() if date else time.time()
+    def abandon(self, unfinished: StoredFile) -> None:
+        # Another may have ended it meanwhile, well or not.
+        with contextlib.suppress(FileNotFoundError), self._explained():
+            self.client.abort_multipart_upload(
+                Bucket=self.bucket, Key=self._prefix + unfinished.path, UploadId=unfinished.mark
+            )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -346,7 +409,7 @@ def _refused(response: dict[str, Any], where: str) -> Exception:
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code == "NoSuchBucket":
         return NotFoundError(f"There is no {where.removeprefix('the ')}.", "Make it, or name another.")
-    if code in ("NoSuchKey", "404") or status == 404:
+    if code in ("NoSuchKey", "NoSuchUpload", "404") or status == 404:
         return FileNotFoundError(code)
     if code == "RequestTimeTooSkewed":
         return LossyError(f"The clock of this machine is not that of {where}.", "Set the clock: timedatectl")

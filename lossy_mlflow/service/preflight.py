@@ -208,7 +208,7 @@ def _bucket(uri: str) -> str | None:
     if not isinstance(place, Bucket):
         return None
     # Before anything is written: some stores make a bucket that isn't there.
-    ahead = place.clock() - time.time()
+    ahead = place.now() - time.time()
     if abs(ahead) > _CLOCK_S:
         raise LossyError(
             f"The clock of {uri} is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import uuid
@@ -13,11 +12,13 @@ from typing import Any
 
 import pytest
 import requests
-import sqlalchemy
 
 from lossy_mlflow.cli import main
-from lossy_mlflow.service.files import file_place
+from lossy_mlflow.cli.app import app
+from lossy_mlflow.service.stores import Stores
 from tests.conftest import Workplace
+from tests.service.filled import Done, Filled, Places, fill
+from tests.service.kept import Kept, at_home, keep_postgres, keep_sqlite
 from tests.services.lossy_serve import Served, start_lossy_serve
 from tests.services.nginx import start_nginx
 from tests.services.postgres import PASSWORD, Postgres, start_postgres
@@ -129,19 +130,6 @@ def team_server(
         yield Team(proxy.uri, database, artifacts, proxy.certificate, socket, secrets, served)
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 @pytest.fixture
 def command(here: Workplace, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """Runs `lossy` in this process, up to its exit code."""
@@ -159,80 +147,15 @@ def command(here: Workplace, capsys: pytest.CaptureFixture[str]) -> Callable[...
     return run
 
 
-def add_users(uri: str) -> None:
-    """MLflow's own users, in the database of the runs. To load MLflow's part for them takes seconds."""
-    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
-
-    store = SqlAlchemyStore()
-    store.init_db(uri)
-    store.create_user("admin", "a-password-of-the-tests", is_admin=True)
-    store.create_user("somebody", "another-password-of-the-tests")
-    store.engine.dispose()
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Stores of a server, and the options that name them."""
-
-    database: str
-    artifacts: str
-
-    @property
-    def options(self) -> list[str]:
-        # A password in an argument is refused: the variable has it.
-        return ["--artifacts-destination", self.artifacts]
-
-    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", self.database)
-        monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", self.artifacts)
-
-    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Every row of every table."""
-        engine = sqlalchemy.create_engine(self.database, poolclass=sqlalchemy.NullPool)
-        tables = sqlalchemy.MetaData()
-        tables.reflect(engine)
-        with engine.connect() as connection:
-            return {
-                name: sorted((tuple(row) for row in connection.execute(table.select())), key=repr)
-                for name, table in tables.tables.items()
-            }
-
-    def files(self) -> dict[str, bytes]:
-        """Every file of the artifacts."""
-        place = file_place(self.artifacts)
-        found = {}
-        for file in place.files():
-            with place.open(file.path) as stream:
-                found[file.path] = stream.read()
-        return found
-
-    def write(self, path: str, content: bytes) -> None:
-        file_place(self.artifacts).write(path, io.BytesIO(content))
-
-    def client(self) -> Any:
-        from mlflow import MlflowClient
-
-        return MlflowClient(self.database)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Full stores, empty ones of the same kind, and a place for backups."""
-
-    full: Kept
-    empty: Kept
-    target: str
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
     """SQLite and folders, or PostgreSQL and S3: a server's stores with some of everything."""
     if request.param == "sqlite":
         return request.getfixturevalue("sqlite_places")
     server, s3 = request.getfixturevalue("postgres"), request.getfixturevalue("s3_uri")
-    full = Kept(request.getfixturevalue("postgres_uri"), f"{s3}/artifacts")
+    full = Filled(request.getfixturevalue("postgres_uri"), f"{s3}/artifacts")
     fill(full)
-    return Places(full, Kept(server.create(f"t{uuid.uuid4().hex[:12]}"), f"{s3}/restored"), f"{s3}/backups")
+    return Places(full, Filled(server.create(f"t{uuid.uuid4().hex[:12]}"), f"{s3}/restored"), f"{s3}/backups")
 
 
 @pytest.fixture
@@ -240,26 +163,59 @@ def sqlite_places(tmp_path: Path, migrated_database: Path) -> Places:
     """SQLite and folders."""
     (tmp_path / "server").mkdir()
     shutil.copy(migrated_database, tmp_path / "server" / "mlflow.db")
-    full = Kept(f"sqlite:///{tmp_path}/server/mlflow.db", f"{tmp_path}/server/mlartifacts")
+    full = Filled(f"sqlite:///{tmp_path}/server/mlflow.db", f"{tmp_path}/server/mlartifacts")
     fill(full)
-    empty = Kept(f"sqlite:///{tmp_path}/other/mlflow.db", f"{tmp_path}/other/mlartifacts")
+    empty = Filled(f"sqlite:///{tmp_path}/other/mlflow.db", f"{tmp_path}/other/mlartifacts")
     return Places(full, empty, f"{tmp_path}/backups")
 
 
-def fill(kept: Kept) -> None:
-    """Runs, a model with versions and an alias, and their files, as a server with an artifact proxy has them."""
-    client = kept.client()
-    experiment = client.create_experiment("group/one", artifact_location="mlflow-artifacts:/1")
-    client.create_registered_model("vae")
-    for number in range(3):
-        run = client.create_run(experiment, run_name=f"run{number}", tags={"label": "vae"})
-        client.log_param(run.info.run_id, "learning_rate", "0.001")
-        for step in range(5):
-            client.log_metric(run.info.run_id, "loss", 1 / (step + 1), step=step)
-        kept.write(f"1/{run.info.run_id}/artifacts/notes ä {number}.txt", f"run {number}".encode())
-        kept.write(f"1/{run.info.run_id}/artifacts/same.bin", b"the same in each" * 1000)
-        client.create_model_version(
-            "vae", f"mlflow-artifacts:/1/{run.info.run_id}/artifacts", run.info.run_id
-        )
-        client.set_terminated(run.info.run_id)
-    client.set_registered_model_alias("vae", "best", "2")
+@pytest.fixture(scope="session")
+def kept_in_files(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Kept:
+    """SQLite and a folder, after a life. To be copied."""
+    return keep_sqlite(tmp_path_factory.mktemp("kept"), migrated_database)
+
+
+@pytest.fixture(scope="session")
+def kept_in_services(
+    tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, migrated_postgres: str, seaweedfs: SeaweedFS
+) -> Kept:
+    """PostgreSQL and S3, after a life. To be copied."""
+    return keep_postgres(tmp_path_factory.mktemp("kept"), postgres, migrated_postgres, seaweedfs)
+
+
+@pytest.fixture(params=["files", "services"])
+def kept(request: pytest.FixtureRequest) -> Kept:
+    found: Kept = request.getfixturevalue(f"kept_in_{request.param}")
+    return found
+
+
+@pytest.fixture
+def stores(kept: Kept, tmp_path: Path) -> Stores:
+    """Both copied, for this test alone."""
+    return kept.copy(tmp_path)
+
+
+Check = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Iterator[Check]:
+    """check(stores, *words) -> exit code of `lossy check`, and what it prints as JSON; on the machine that kept them."""
+    name = next(
+        (name for name in ("kept", "kept_in_files", "kept_in_services") if name in request.fixturenames), ""
+    )
+    kept: Kept = request.getfixturevalue(name)
+    with at_home(kept.home, kept.variables) as patch:
+
+        def run(stores: Stores, *words: str) -> tuple[int, Any]:
+            patch.setenv("MLFLOW_BACKEND_STORE_URI", stores.database)
+            patch.setenv("MLFLOW_ARTIFACTS_DESTINATION", stores.artifacts)
+            capsys.readouterr()
+            try:
+                app.main(["check", "--json", *words], prog_name="lossy", standalone_mode=False)
+                code = 0
+            except SystemExit as end:
+                code = int(str(end.code))
+            return code, json.loads(capsys.readouterr().out)
+
+        yield run

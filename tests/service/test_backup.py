@@ -12,7 +12,7 @@ import pytest
 
 from lossy_mlflow.service.files import file_place
 from tests.conftest import Workplace, wait_for
-from tests.service.conftest import Done, Kept, Places
+from tests.service.filled import Done, Filled, Places
 
 
 def _read_bytes() -> int:
@@ -231,4 +231,4 @@ def test_a_full_disk_ends_it_and_the_next_one_finishes(
     assert done.code == 0, done.err
     assert len(done.json["finished"]) == 1
     assert not list(disk.rglob(".lossy-part-*"))
-    assert isinstance(places.full, Kept)
+    assert isinstance(places.full, Filled)

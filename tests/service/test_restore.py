@@ -19,7 +19,7 @@ from lossy_mlflow.service.files import file_place
 from lossy_mlflow.service.restore import MARKER
 from lossy_mlflow.tracking.connection import sqlite_file
 from tests.conftest import Workplace, wait_for
-from tests.service.conftest import Done, Places, add_users
+from tests.service.filled import Done, Places, add_users
 from tests.services.postgres import Postgres
 
 

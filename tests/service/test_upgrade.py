@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from tests.service.conftest import Done, Kept
+from tests.service.filled import Done, Filled
 from tests.services.postgres import Postgres
 
 # Of MLflow 2.20, before logged models had their tables, and of its first users.
@@ -58,7 +58,7 @@ def _old_postgres(postgres: Postgres) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
+def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Filled:
     """Stores with a database of an older MLflow, with a run in it."""
     artifacts = tmp_path / "artifacts"
     (artifacts / "7" / "0123" / "artifacts").mkdir(parents=True)
@@ -72,7 +72,7 @@ def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         uri = request.getfixturevalue("postgres").create(
             name, template=request.getfixturevalue("_old_postgres")
         )
-    kept = Kept(uri, str(artifacts))
+    kept = Filled(uri, str(artifacts))
     kept.use(monkeypatch)
     return kept
 
@@ -81,7 +81,7 @@ def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     "old", ["sqlite", pytest.param("postgres", marks=pytest.mark.campaign)], indirect=True
 )
 def test_an_older_database_is_upgraded_and_then_left_alone(
-    old: Kept, command: Callable[..., Done], tmp_path: Path
+    old: Filled, command: Callable[..., Done], tmp_path: Path
 ) -> None:
     done = command("upgrade", "--yes", "--json", "--to-backup", str(tmp_path / "backups"))
     assert done.code == 0, done.err
@@ -102,7 +102,7 @@ def test_an_older_database_is_upgraded_and_then_left_alone(
 @pytest.mark.parametrize(
     "old", ["postgres", pytest.param("sqlite", marks=pytest.mark.campaign)], indirect=True
 )
-def test_an_upgrade_that_fails_changes_nothing(old: Kept, command: Callable[..., Done]) -> None:
+def test_an_upgrade_that_fails_changes_nothing(old: Filled, command: Callable[..., Done]) -> None:
     """The runs' schema is upgraded when the users' fails: both go back."""
     engine = sqlalchemy.create_engine(old.database, poolclass=sqlalchemy.NullPool)
     with engine.begin() as connection:
@@ -118,7 +118,7 @@ def test_an_upgrade_that_fails_changes_nothing(old: Kept, command: Callable[...,
     assert _schema(old) == schema
 
 
-def _schema(kept: Kept) -> dict[str, list[str]]:
+def _schema(kept: Filled) -> dict[str, list[str]]:
     engine = sqlalchemy.create_engine(kept.database, poolclass=sqlalchemy.NullPool)
     look = sqlalchemy.inspect(engine)
     return {
@@ -130,7 +130,7 @@ def _schema(kept: Kept) -> dict[str, list[str]]:
     }
 
 
-def test_while_a_server_has_it_open_it_is_not_upgraded(old: Kept, command: Callable[..., Done]) -> None:
+def test_while_a_server_has_it_open_it_is_not_upgraded(old: Filled, command: Callable[..., Done]) -> None:
     code = "import sys, sqlalchemy; c = sqlalchemy.create_engine(sys.argv[1]).connect(); print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, old.database], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -144,7 +144,7 @@ def test_while_a_server_has_it_open_it_is_not_upgraded(old: Kept, command: Calla
 
 
 def test_without_a_yes_nothing_happens(
-    old: Kept, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    old: Filled, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115, PTH123
     rows = old.rows()
@@ -159,7 +159,7 @@ def test_a_newer_database_is_named(
     file.write_bytes(migrated_database.read_bytes())
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("update alembic_version set version_num = 'ffffffffffff'")
-    Kept(f"sqlite:///{file}", str(tmp_path)).use(monkeypatch)
+    Filled(f"sqlite:///{file}", str(tmp_path)).use(monkeypatch)
     done = command("upgrade", "--yes")
     assert done.code == 4
     assert "made by a newer MLflow" in done.err
