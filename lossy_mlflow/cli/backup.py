@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lossy_mlflow.cli.options import stores_options
+from lossy_mlflow.cli.options import named_stores, stores_options
 from lossy_mlflow.cli.output import json_option, print_json, print_table
 from lossy_mlflow.errors import UsageError
 
@@ -39,9 +39,8 @@ def backup(
     backup lacks something: a file that can't be read, or an address on another store, is named.
     """
     from lossy_mlflow.service.backup import back_up
-    from lossy_mlflow.service.stores import stores_of
 
-    stores = stores_of(backend_store_uri, artifacts_destination)
+    stores = named_stores(backend_store_uri, artifacts_destination)
     with _bytes_bar() as progress:
         done = back_up(stores, _place(target), dry_run=dry_run, progress=progress)
     if as_json:
@@ -99,7 +98,6 @@ def restore(
     """
     from lossy_mlflow.service.restore import list_backups
     from lossy_mlflow.service.restore import restore as put_back
-    from lossy_mlflow.service.stores import stores_of
 
     if only_list:
         found = list_backups(_place(source))
@@ -119,7 +117,7 @@ def restore(
         ]
         print_table(["backup", "state", "files", "size", "new", "of"], rows)
         return
-    stores = stores_of(backend_store_uri, artifacts_destination)
+    stores = named_stores(backend_store_uri, artifacts_destination)
     with _bytes_bar() as progress:
         done = put_back(
             stores, _place(source), at=at, dry_run=dry_run, skip_damaged=skip_damaged, progress=progress
@@ -169,11 +167,10 @@ def upgrade(
 
     Stop the server first. Databases that need nothing are not touched.
     """
-    from lossy_mlflow.service.stores import stores_of
     from lossy_mlflow.service.upgrade import behind
     from lossy_mlflow.service.upgrade import upgrade as bring
 
-    stores = stores_of(backend_store_uri, artifacts_destination)
+    stores = named_stores(backend_store_uri, artifacts_destination)
     for step in (steps := behind(stores)):
         click.echo(
             f"The {step.holds} database is at the revision {step.revision}; MLflow here has {step.head}.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lossy_mlflow.cli.options import duration, stores_options
+from lossy_mlflow.cli.options import duration, named_stores, stores_options
 from lossy_mlflow.cli.output import age, bytes_bar, json_option, one_line, print_json, print_table, size
 from lossy_mlflow.errors import UsageError
 
@@ -53,11 +53,10 @@ def check(
     from lossy_mlflow.service.check import check as look
     from lossy_mlflow.service.repair import repair as mend
     from lossy_mlflow.service.repair import repairable
-    from lossy_mlflow.service.stores import stores_of
 
     if yes and not repair:
         raise UsageError("--yes answers the question of --repair.", "lossy check --repair --yes")
-    stores = stores_of(backend_store_uri, artifacts_destination)
+    stores = named_stores(backend_store_uri, artifacts_destination)
     with bytes_bar() as progress:
         report = look(stores, deep=deep, older_than_s=older_than, progress=progress)
     if not as_json:

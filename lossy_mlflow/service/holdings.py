@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lossy_mlflow.service.files import FilePlace, Folder, StoredFile, file_place
+from lossy_mlflow.service.files import FilePlace, StoredFile, file_place
+from lossy_mlflow.service.folder import Folder
 from lossy_mlflow.service.locations import folder_of, path_in_store
 from lossy_mlflow.service.references import References
 from lossy_mlflow.service.stores import Stores
