@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import posixpath
+import re
 import shutil
 import socket
 import tempfile
@@ -154,9 +155,9 @@ class Folder:
 
 def _is_abandoned(part: Path) -> bool:
     """Whether its writer has died; of another machine's nothing is known, but that a day is enough for any file."""
-    pid, _, host = part.name.removeprefix(_PART).split("-", 2)
-    if host == socket.gethostname():
-        return not psutil.pid_exists(int(pid))
+    named = re.fullmatch(rf"{re.escape(_PART)}(\d+)-[0-9a-f]+-(.+)", part.name)
+    if named and named[2] == socket.gethostname():
+        return not psutil.pid_exists(int(named[1]))
     with contextlib.suppress(OSError):
         return time.time() - part.stat().st_mtime > _DAY_S
     return False

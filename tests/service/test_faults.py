@@ -18,6 +18,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from lossy_mlflow.outbox.books import list_outbox
 from tests.conftest import Workplace, end_senders, wait_for
 from tests.services.link import Link, State
 from tests.services.lossy_serve import Served, start_lossy_serve
@@ -95,6 +96,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             "MLFLOW_TRACKING_SERVER_CERT_PATH": str(proxy.certificate),
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": _PASSWORD,
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         }
         yield Service(postgres, s3, to_proxy, to_postgres, to_s3, served, environment, client)
 
@@ -170,13 +172,15 @@ def test_what_was_acknowledged_is_there_once(service: Service, workplace: Workpl
         "--e-name",
         name,
         "--set",
-        "model_train.epochs=12",
+        "model_train.epochs=60",
         "--set",
-        "checkpointing_freq=4",
+        "checkpointing_freq=20",
     )
     assert program.stdout
     assert json.loads(program.stdout.readline()) == ["metric", 0]
-    time.sleep(3)
+    # A training that is asking what there is of its label needs the server.
+    wait_for(lambda: len(list_outbox(outbox)) == 2, 60, "both have begun")
+    time.sleep(1)
     FAULTS[fault](service, 8)
     calls = [["metric", 0], *(json.loads(line) for line in program.communicate(timeout=120)[0].splitlines())]
     _, err = training.communicate(timeout=200)
@@ -192,8 +196,6 @@ def test_what_was_acknowledged_is_there_once(service: Service, workplace: Workpl
 
 def _wait_until_delivered(workplace: Workplace, outbox: Path) -> None:
     """A sender that was told to wait, or had given up, goes on."""
-    from lossy_mlflow.outbox.books import list_outbox
-
     workplace.lossy("outbox", "send", str(outbox))
     wait_for(lambda: not any(run.waiting for run in list_outbox(outbox)), 120, "delivery")
 
@@ -218,7 +220,7 @@ def _check_versions(workplace: Workplace, label: str) -> None:
     versions = workplace.json("checkpoints", label)
     epochs = [version["epoch"] for version in versions]
     assert sorted(set(epochs)) == sorted(epochs)
-    assert 12 in epochs
+    assert 60 in epochs
     aliases = sorted(alias for version in versions for alias in version["aliases"])
     assert aliases == ["best", "last"]
     verified = workplace.json("verify", label)
