@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lossy_mlflow.service.stores import Stores
 from tests.conftest import Workplace
 from tests.service.filled import Done, Filled, Places, fill
 from tests.service.kept import Kept, at_home, keep_postgres, keep_sqlite
+from tests.service.people import Belongings, Guarded, furnish, own_stores, start_guarded
 from tests.services.lossy_serve import Served, start_lossy_serve
 from tests.services.nginx import start_nginx
 from tests.services.postgres import PASSWORD, Postgres, start_postgres
@@ -219,3 +221,27 @@ def check(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) ->
             return code, json.loads(capsys.readouterr().out)
 
         yield run
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Guarded]:
+    """A team's server behind the fences, with Alice and Bob. It has 64 MB for temporary files, where a test may mount that."""
+    folder = tmp_path_factory.mktemp("guarded")
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(temporary)]
+    mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        with start_guarded(
+            folder, own_stores(folder, migrated_database), {"TMPDIR": str(temporary)}
+        ) as server:
+            yield server
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(temporary)], check=True)
+
+
+@pytest.fixture(scope="session")
+def alices(guarded: Guarded) -> Belongings:
+    """What Alice has there."""
+    return furnish(guarded)
