@@ -34,6 +34,8 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/outbox.py
 	$(BIN)/python benchmarks/registry.py
+	$(BIN)/python benchmarks/service_backup.py
+	$(BIN)/python benchmarks/scale.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
-
+from lossy_mlflow.checkpoints.lookup import is_only_imported
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.hparams import train_command
 from lossy_mlflow.tracking.tags import number, whole_number
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,20 @@ def refuse_without_evidence(version: ModelVersion, evidence: Evidence) -> None:
     missing = [what for what, is_there in there.items() if not is_there]
     if not missing:
         return
+    as_it_is = "promote it as it is, without --require-evidence"
     command = train_command(version.name) or "lossy train HPARAM_SET"
+    training = f"A training writes both: {command}    or "
     raise ConflictError(
         f"{version.name}/{version.version} has no evidence to be promoted on: no tag {', no tag '.join(missing)}.",
-        f"A training writes both: {command}    or promote it as it is, without --require-evidence",
+        as_it_is.capitalize() if is_only_imported(version.name) else training + as_it_is,
     )
 
 
 def _at_epoch(client: MlflowClient, run_id: str | None, metric: str, epoch: int | None) -> float | None:
     if not run_id or epoch is None:
         return None
+    from mlflow.exceptions import MlflowException
+
     try:
         history = client.get_metric_history(run_id, metric)
     except MlflowException as error:

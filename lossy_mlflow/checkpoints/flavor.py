@@ -1,8 +1,8 @@
 """The MLflow flavor of a decoder: a folder of safetensors and JSON, which plain MLflow loads and serves by pyfunc.
 
-Written: MLmodel (with the signature z -> x, an example, and the digests of the other two), data/decoder/weights.safetensors,
-data/decoder/hparams.json. Loading never unpickles: the architecture comes from the model that hparams.json names, the numbers
-from safetensors.
+Written: MLmodel (with the signature z -> x, an example, and the digests of the next two), data/decoder/weights.safetensors,
+data/decoder/hparams.json; and for people to look at, where the decoder makes pictures, samples.png. Loading never unpickles: the
+architecture comes from the model that hparams.json names, the numbers from safetensors.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +32,8 @@ _FLAVOR = "lossy_mlflow"
 # Where MLflow puts the folder that it is given as `data_path`.
 _DATA = Path("data", "decoder")
 _WEIGHTS, _HPARAMS = "weights.safetensors", "hparams.json"
-# What `save_model` writes, MLflow's own files among it, by their paths below the folder.
+WEIGHTS_FILE = (_DATA / _WEIGHTS).as_posix()
+# What `save_model` always writes, MLflow's own files among it, by their paths below the folder.
 FILES = frozenset(
     {
         "MLmodel",
@@ -42,10 +42,12 @@ FILES = frozenset(
         "requirements.txt",
         "input_example.json",
         "serving_input_example.json",
-        (_DATA / _WEIGHTS).as_posix(),
+        WEIGHTS_FILE,
         (_DATA / _HPARAMS).as_posix(),
     }
 )
+# What it writes of a decoder that makes pictures.
+SAMPLES = "samples.png"
 
 # MLflow adds it to what it downloads itself.
 MLFLOWS_OWN = "registered_model_meta"
@@ -66,13 +68,15 @@ def save_model(
     weights: Path,
     tree: Hparam,
     *,
+    samples: bytes = b"",
     run_id: str | None = None,
     model_id: str | None = None,
     created: datetime.datetime | None = None,
-) -> None:
+) -> str:
     """Write the decoder with the `weights` (a safetensors file), whose architecture `tree` says, as an MLflow model.
 
-    Neither torch nor the model's code is needed for it.
+    `samples`: a PNG picture of what it decodes, empty where there is none. Neither torch nor the model's code is needed for it.
+    Returns the digest of the weights, as `weights_sha256` does.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
@@ -88,15 +92,17 @@ def save_model(
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch, _DATA.name)
         data.mkdir()
-        shutil.copyfile(weights, data / _WEIGHTS)
+        # MLflow makes a copy of what it leads to.
+        (data / _WEIGHTS).symlink_to(weights.absolute())
         (data / _HPARAMS).write_text(json.dumps(flatten(tree), indent=1))
+        digests = {name: _sha256(data / name) for name in (_WEIGHTS, _HPARAMS)}
         model.add_flavor(
             _FLAVOR,
             format=FORMAT,
             data=str(_DATA),
             model_name=tree.model_name,
             written_by=f"lossy-mlflow {version('lossy-mlflow')}",
-            sha256={name: _sha256(data / name) for name in (_WEIGHTS, _HPARAMS)},
+            sha256=digests,
         )
         mlflow.pyfunc.save_model(
             str(folder),
@@ -109,6 +115,9 @@ def save_model(
                 f"{name}=={version(name)}" for name in ("lossy-mlflow", "torch", "safetensors")
             ],
         )
+    if samples:
+        (folder / SAMPLES).write_bytes(samples)
+    return digests[_WEIGHTS]
 
 
 def _sizes(tree: Hparam) -> tuple[int, int]:
@@ -271,10 +280,17 @@ def _load_pyfunc(path: str) -> _Pyfunc:
 
 def files_sha256(folder: Path) -> str:
     """One digest over the names and contents of all files below `folder`, as `save_model` wrote them."""
-    lines = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if file.name != MLFLOWS_OWN:
-            lines.append(f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n")
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return combined_sha256({file.relative_to(folder).as_posix(): _sha256(file) for file in files})
+
+
+def combined_sha256(digests: Mapping[str, str]) -> str:
+    """The same from the SHA-256 of each file, by its path below the folder."""
+    lines = [
+        f"{digests[path]}  {path}\n"
+        for path in sorted(digests, key=lambda path: PurePosixPath(path).parts)
+        if PurePosixPath(path).name != MLFLOWS_OWN
+    ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

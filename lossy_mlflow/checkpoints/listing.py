@@ -15,7 +15,7 @@ from lossy_mlflow.tracking.connection import without_password
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-# A decoder has eight files. A server that lists folders without end must not keep us for ever.
+# A decoder has nine files. A server that lists folders without end must not keep us for ever.
 _MOST_ENTRIES = 1000
 
 

@@ -57,7 +57,7 @@ def local_copy(checkpoint: Checkpoint) -> Path:
     is found there is compared again if a file of it has been touched since. Raises as `obtain` does.
     """
     refuse_not_ours(checkpoint)
-    cache = _cache_folder()
+    cache = cache_folder()
     entry, seen = cache / "decoders" / checkpoint.files_sha256, cache / "verified" / checkpoint.files_sha256
     if _read(seen) != (_stamp(entry) or "none"):
         obtain(checkpoint, entry, replace=True)
@@ -87,7 +87,7 @@ def _note(file: Path, text: str) -> None:
         written.replace(file)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """LOSSY_CACHE_DIR, else the platform's cache folder."""
     named = os.environ.get("LOSSY_CACHE_DIR")
     return Path(named) if named else platformdirs.user_cache_path("lossy_mlflow")

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from lossy_mlflow.checkpoints.reference import BEST_STEP, LAST_STEP, Reference, parse_reference, refuse_step
 from lossy_mlflow.checkpoints.versions import search_versions
 from lossy_mlflow.errors import NotFoundError, UsageError, did_you_mean
-from lossy_mlflow.hparams import get_hparams, set_names, train_command
+from lossy_mlflow.hparams import get_hparams, set_of_label, train_command
 from lossy_mlflow.models import comes_trained
 from lossy_mlflow.tracking.connection import Connection, connect, explained, without_password
 from lossy_mlflow.tracking.runs import all_pages, quoted
@@ -109,9 +109,15 @@ def registered_model(connection: Connection, name: str) -> RegisteredModel:
     )
 
 
+def is_only_imported(name: str) -> bool:
+    """Whether the set that gives this label is of a model that nobody trains here."""
+    found = set_of_label(name)
+    return found is not None and comes_trained(get_hparams(found[0]).model_name)
+
+
 def _way_to(name: str) -> str:
     """The command that makes a model of that name, where there is one."""
-    if name in set_names() and comes_trained(get_hparams(name).model_name):
+    if is_only_imported(name):
         return "Import it, from the published archive: lossy import ARCHIVE"
     command = train_command(name)
     return f"Train it: {command}" if command else "See what there is: lossy checkpoints"

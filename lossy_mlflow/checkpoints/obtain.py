@@ -111,6 +111,8 @@ def _alone(lock_file: Path, what: str, say: Say) -> Iterator[None]:
     """Hold the lock. Its file goes with its holder: who has waited for it meanwhile sees that, and makes another."""
     import filelock
 
+    # Where no file can be made, filelock would wait for ever, as if another one held it.
+    lock_file.touch()
     lock = filelock.FileLock(lock_file)
     try:
         lock.acquire(timeout=0)

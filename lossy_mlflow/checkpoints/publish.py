@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import io
 import logging
@@ -18,7 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from lossy_mlflow.checkpoints.flavor import files_sha256, refuse_unloadable, save_model, weights_sha256
+from lossy_mlflow.checkpoints.flavor import SAMPLES, files_sha256, refuse_unloadable, save_model
 from lossy_mlflow.checkpoints.retire import retire_earlier_runs, runs_if_label_is_its_own
 from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, set_alias, versions_of_run
 from lossy_mlflow.hparams import Hparam, flatten, unflatten
@@ -32,15 +33,21 @@ log = logging.getLogger("lossy_mlflow")
 
 # The name under which the package offers `publish_deferred` to the outbox.
 _DEFERRED = "publish_checkpoint"
+# Where MLflow's own pages find the picture of a logged model, from wherever the server's UI is.
+_PICTURE_IN_UI = f"ajax-api/2.0/mlflow/logged-models/{{}}/artifacts/files?artifact_file_path={SAMPLES}"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A decoder as it was after `epoch`. `weights` lie on the CPU; `val_loss`, nats per image, is NaN where nobody knows it."""
+    """A decoder as it was after `epoch`. `weights` lie on the CPU; `val_loss`, nats per image, is NaN where nobody knows it.
+
+    `samples`: a PNG picture of what it decodes, empty where there is none.
+    """
 
     epoch: int
     val_loss: float
     weights: Mapping[str, Tensor]
+    samples: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ def publish(connection: Connection, run_id: str, publication: Publication, snaps
         "epoch": snapshot.epoch,
         "val_loss": snapshot.val_loss,
         "tags": dict(publication.tags),
+        "samples": base64.b64encode(snapshot.samples).decode(),
     }
     # In memory, and not by save_file: of a full disk that one tells in an error of its own, without the system's number.
     content = save(dict(snapshot.weights))
@@ -106,34 +114,48 @@ def _publish(connection: Connection, run_id: str, arguments: Mapping[str, Any], 
     tags in one call, after its files are whole; then the aliases `best` and `last` are set to what the run's versions say.
     """
     client, name, epoch = connection.client, arguments["name"], arguments["epoch"]
-    ensure_registered_model(client, name, arguments["description"])
     run, published = client.get_run(run_id), by_epoch(versions_of_run(client, run_id, name))
-    if epoch not in published:
-        made = _make_version(client, run, arguments, weights)
+    if not published:
+        ensure_registered_model(client, name, arguments["description"])
+    made = None if epoch in published else _make_version(client, run, arguments, weights)
+    if made:
+        published[epoch] = made
+    runs = runs_if_label_is_its_own(connection, name, run)
+    if runs:
+        published = _set_aliases(client, run_id, name, published)
+    elif made:
         published = by_epoch(versions_of_run(client, run_id, name))
-        if (first := published[epoch]).version != made.version:
-            # Two senders of one outbox, say: both then agree on the first.
-            client.delete_model_version(name, made.version)
-            log.info("epoch %d was published by another process as version %s", epoch, first.version)
-    if runs := runs_if_label_is_its_own(connection, name, run):
-        _set_aliases(client, run_id, name, published)
+    if made and epoch in published and (first := published[epoch].version) != made.version:
+        # Two senders of one outbox, say: both then agree on the first, which the aliases know.
+        client.delete_model_version(name, made.version)
+        log.info("epoch %d was published by another process as version %s", epoch, first)
+    if runs:
         retire_earlier_runs(connection, name, runs)
 
 
-def _set_aliases(client: MlflowClient, run_id: str, name: str, published: dict[int, ModelVersion]) -> None:
-    while True:
+def _set_aliases(
+    client: MlflowClient, run_id: str, name: str, published: dict[int, ModelVersion]
+) -> dict[int, ModelVersion]:
+    """Returns what the run has published, other processes' versions included: that is what the aliases were set by."""
+    while published:
         losses = {epoch: number(version.tags, "val_loss") for epoch, version in published.items()}
         best, last = best_and_last(losses)
         if not any("val_loss" in version.tags for version in published.values()):
             # Nobody has measured what was imported: its newest is what its name means.
             best = last
-        if best is not None:
-            set_alias(client, name, "best", published[best].version)
-        set_alias(client, name, "last", published[last].version)
+        stand = client.get_registered_model(name).aliases
+        for alias, epoch in (("best", best), ("last", last)):
+            if epoch is not None and str(stand.get(alias)) != str(version := published[epoch].version):
+                set_alias(client, name, alias, version)
         found = by_epoch(versions_of_run(client, run_id, name))
-        if found.keys() == published.keys():
-            return
+        if _numbers(found) == _numbers(published):
+            break
         published = found  # another process that publishes for the run has made a version meanwhile
+    return published
+
+
+def _numbers(published: Mapping[int, ModelVersion]) -> dict[int, str]:
+    return {epoch: str(version.version) for epoch, version in published.items()}
 
 
 def _make_version(
@@ -143,25 +165,31 @@ def _make_version(
     # In this order the UI shows them: what a person looks for first.
     measured = {} if math.isnan(val_loss) else {"val_loss": repr(val_loss)}
     tags = {"epoch": str(epoch), **measured, **arguments["tags"]}
+    # A call that waits in an outbox since before versions had pictures has none.
+    samples = base64.b64decode(arguments.get("samples", ""))
     logged = _logged_model(client, run, epoch, tags)
+    description = f"Epoch {epoch}, val_loss {val_loss:.4f}." if measured else f"Epoch {epoch}."
+    if samples:
+        description += f"\n\n![Samples]({_PICTURE_IN_UI.format(logged.model_id)})"
     if logged.status != LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch, "model")
             created = datetime.datetime.fromtimestamp(logged.creation_timestamp / 1000, datetime.UTC)
-            save_model(
+            saved = save_model(
                 folder,
                 weights,
                 unflatten(arguments["tree"]),
+                samples=samples,
                 run_id=run_id,
                 model_id=logged.model_id,
                 created=created,
             )
-            digests = {"weights_sha256": weights_sha256(folder), "files_sha256": files_sha256(folder)}
+            digests = {"weights_sha256": saved, "files_sha256": files_sha256(folder)}
             # Not by the client's own call, which asks twice for the model whose place is known.
             store = get_artifact_repository(logged.artifact_location, tracking_uri=client.tracking_uri)
             store.log_artifacts(str(folder))
         # Before it is READY: whoever finds it so makes the version from its tags.
-        client.set_logged_model_tags(logged.model_id, digests)
+        client.set_logged_model_tags(logged.model_id, digests | {"mlflow.note.content": description})
         logged = client.finalize_logged_model(logged.model_id, "READY")
     # MLflow refuses to do that twice.
     if logged.model_id not in {item.model_id for item in (run.outputs.model_outputs if run.outputs else [])}:
@@ -173,7 +201,7 @@ def _make_version(
         run_id=run_id,
         model_id=logged.model_id,
         tags=tags | digests,
-        description=f"Epoch {epoch}, val_loss {val_loss:.4f}." if measured else f"Epoch {epoch}.",
+        description=description,
         # The version is ready when the call returns; waiting would only add a thread and a message.
         await_creation_for=0,
     )

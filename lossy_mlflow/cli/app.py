@@ -13,8 +13,11 @@ from typing import NoReturn
 
 import click
 
+from lossy_mlflow.cli.backup import backup, restore, upgrade
+from lossy_mlflow.cli.check import check
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
+from lossy_mlflow.cli.doctor import doctor
 from lossy_mlflow.cli.files import download, export, verify
 from lossy_mlflow.cli.hparams import hparams
 from lossy_mlflow.cli.imports import import_
@@ -72,7 +75,10 @@ for command in (
     *(train, runs, hparams, models, data, outbox),
     *(resolve, checkpoints, promote, history, lineage, prune),
     *(import_, download, verify, export),
+    doctor,
     *(serve, users),
+    *(backup, restore, upgrade),
+    check,
 ):
     app.add_command(command)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lossy_mlflow.cli.completion import hparam_sets
-from lossy_mlflow.cli.output import json_option, print_json, print_table
+from lossy_mlflow.cli.output import bytes_bar, json_option, print_json, print_table
 from lossy_mlflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def download(reference: str, output: str | None, as_json: bool) -> None:
     """
     from lossy_mlflow.checkpoints.download import download as fetch
 
-    with _bytes_bar() as progress:
+    with bytes_bar() as progress:
         done = fetch(
             reference,
             Path(output).expanduser() if output else None,
@@ -99,23 +99,6 @@ def export(reference: str, kind: str, output: str | None, as_json: bool) -> None
         print_json(done)
     else:
         click.echo(f"{done.uri} is in {done.file}")
-
-
-@contextmanager
-def _bytes_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar over bytes on a terminal's stderr; elsewhere none."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, dynamic_ncols=True, leave=False) as bar:
-
-        def show(here: int, there_are: int) -> None:
-            bar.total = there_are
-            bar.update(here - bar.n)
-
-        yield show
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO, cast
 
@@ -38,6 +38,36 @@ def age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def one_line(text: str) -> str:
+    """Others wrote it: what would move the cursor of a terminal doesn't reach it."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def size(n_bytes: float) -> str:
+    """In the largest unit of which there is one: '512 B', '1.5 kB', '20.0 MB', '3.1 GB'."""
+    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= length:
+            return f"{n_bytes / length:.1f} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+@contextmanager
+def bytes_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar over bytes on a terminal's stderr; elsewhere none."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, dynamic_ncols=True, leave=False) as bar:
+
+        def show(here: int, there_are: int) -> None:
+            bar.total = there_are
+            bar.update(here - bar.n)
+
+        yield show
 
 
 class _Stdout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lossy_mlflow.cli.completion import hparam_sets
-from lossy_mlflow.cli.output import age, json_option, print_json, print_table
+from lossy_mlflow.cli.options import duration
+from lossy_mlflow.cli.output import age, json_option, one_line, print_json, print_table
 from lossy_mlflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lossy_mlflow.checkpoints.lineage import Ancestor, Lineage
     from lossy_mlflow.checkpoints.promote import Promoted
     from lossy_mlflow.checkpoints.prune import Plan, Verdict
-
-_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 @click.command(epilog='Example: lossy promote vae10_digits@best --because "lowest bound of the three"')
@@ -108,14 +106,14 @@ def _entry_row(entry: Entry) -> list[str]:
     why = [
         *(["not carried out"] if not entry.carried_out else []),
         *(["rollback"] if entry.rollback else []),
-        *([_one_line(entry.because)] if entry.because else []),
+        *([one_line(entry.because)] if entry.because else []),
     ]
     return [
         entry.when,
         entry.alias,
         named(entry.from_version),
         named(entry.version),
-        _one_line(entry.who),
+        one_line(entry.who),
         ": ".join(why),
         str(entry.evidence),
     ]
@@ -139,11 +137,6 @@ def _remarks(found: History) -> list[str]:
     ]
 
 
-def _one_line(text: str) -> str:
-    """Others wrote it: what would move the cursor of a terminal doesn't reach it."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
 @click.command(epilog="Example: lossy lineage vae10_digits@champion")
 @click.argument("reference", shell_complete=hparam_sets)
 @json_option
@@ -158,7 +151,7 @@ def lineage(reference: str, as_json: bool) -> None:
     rows = [(name, text) for name, text in _lineage_rows(found) if text]
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
-        click.echo(f"{name.ljust(width)}  {_one_line(text)}")
+        click.echo(f"{name.ljust(width)}  {one_line(text)}")
 
 
 def _lineage_rows(found: Lineage) -> list[tuple[str, str]]:
@@ -184,13 +177,6 @@ def _ancestor(found: Lineage, item: Ancestor) -> str:
     return f"{item.version}{gone}{whose}"
 
 
-def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([dhms])", text)
-    if match is None:
-        raise click.BadParameter(f"{text!r} is no length of time; write 30d, 12h, 45m or 90s.")
-    return float(match[1]) * _SECONDS[match[2]]
-
-
 @click.command(epilog="Example: lossy prune vae10_digits --keep 3 --older-than 7d --dry-run")
 @click.argument("name", shell_complete=hparam_sets)
 @click.option(
@@ -198,7 +184,7 @@ def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -
 )
 @click.option(
     "--older-than",
-    callback=_duration,
+    callback=duration,
     default="30d",
     show_default=True,
     metavar="TIME",
@@ -214,7 +200,7 @@ def prune(name: str, keep: int, older_than: float, dry_run: bool, yes: bool, as_
 
     A tag `pinned` of a version's run holds all versions of the run. Aliases and pins are read again just before each deletion.
     Stopped half way, it is finished by the same command. Files stay on the server, where copies may share them, until its keeper
-    frees them: docs/guide.md, "Promotion".
+    frees them: lossy check --repair.
     """
     from lossy_mlflow.checkpoints.prune import plan_prune
     from lossy_mlflow.checkpoints.prune import prune as delete
@@ -264,6 +250,6 @@ def _ask(plan: Plan) -> None:
 def _tell_pruned(done: Plan) -> None:
     click.echo(f"{len(done.goes)} versions of {done.name} are deleted, {len(done.stays)} stay.")
     click.echo(
-        "Their files stay on the server, where copies may share them, until its keeper frees them (see the guide: Promotion).",
+        "Their files stay on the server, where copies may share them, until its keeper frees them (lossy check --repair).",
         err=True,
     )

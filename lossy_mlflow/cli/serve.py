@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lossy_mlflow.cli.options import stores_options
+from lossy_mlflow.cli.options import named_stores, stores_options
 from lossy_mlflow.cli.output import json_option, print_json, print_table
 from lossy_mlflow.errors import UsageError
 
@@ -66,15 +66,13 @@ def serve(
     What it needs is looked at first; where something is amiss, all of it is said and nothing starts. Passwords and keys come
     from MLflow's, PostgreSQL's and AWS's own variables, or NAME_FILE for a file with the secret: docs/operations.md.
     """
-    from lossy_mlflow.service.settings import Serving, secrets_in_files
-    from lossy_mlflow.service.stores import stores_of
+    from lossy_mlflow.service.settings import Serving
 
     if as_json and not check_only:
         raise UsageError("--json prints what --check-only finds.", "lossy serve --check-only --json")
     if socket and (host or port):
         raise UsageError("--socket takes the place of --host and --port.", "Give one or the other.")
-    os.environ.update(secrets_in_files(os.environ))
-    stores = stores_of(backend_store_uri, artifacts_destination)
+    stores = named_stores(backend_store_uri, artifacts_destination)
     serving = Serving(host or _HOST, port or _PORT, socket, workers, auth, _names(allowed_hosts or ""))
     if _checked(stores, serving, check_only, as_json):
         from lossy_mlflow.service.serve import serve as run

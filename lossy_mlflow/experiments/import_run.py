@@ -47,7 +47,8 @@ _FILE_SHA256 = "file_sha256"
 class Incoming:
     """A file that was read, fits its set, and is to become a version of `name`. `val_loss`: nats per image, None if unknown.
 
-    `weights` are the decoder's, `rest` the encoder's, if the file has one.
+    `weights` are the decoder's, `rest` the encoder's, if the file has one. `samples`: a PNG picture,
+    empty where there can't be one.
     """
 
     file: str
@@ -60,6 +61,7 @@ class Incoming:
     val_loss: float | None
     weights: Mapping[str, Tensor]
     rest: Mapping[str, Tensor]
+    samples: bytes
     notes: tuple[str, ...]
 
     def weights_sha256(self) -> str:
@@ -208,7 +210,8 @@ def _publish(connection: Connection, run_id: str, item: Incoming) -> None:
         {key: value for key, value in tags.items() if value},
     )
     val_loss = math.nan if item.val_loss is None else item.val_loss
-    publish(connection, run_id, publication, Snapshot(item.epoch, val_loss, item.weights))
+    snapshot = Snapshot(item.epoch, val_loss, item.weights, item.samples)
+    publish(connection, run_id, publication, snapshot)
 
 
 def _keep_encoder(connection: Connection, run_id: str, newest: Incoming) -> None:

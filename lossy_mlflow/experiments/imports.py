@@ -237,6 +237,7 @@ def _incoming(
 ) -> Incoming:
     from lossy_mlflow.checkpoints.foreign.fit import fitted
     from lossy_mlflow.experiments.import_run import Incoming
+    from lossy_mlflow.experiments.pictures import samples_png
 
     fit = fitted(contents.tensors, tree, file)
     return Incoming(
@@ -250,6 +251,7 @@ def _incoming(
         val_loss=contents.val_loss,
         weights=fit.weights,
         rest=fit.rest,
+        samples=samples_png(fit.decoder, tree, "cpu"),
         notes=fit.notes,
     )
 

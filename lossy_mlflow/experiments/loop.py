@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,7 +15,7 @@ from lossy_mlflow.checkpoints.flavor import refuse_unloadable
 from lossy_mlflow.checkpoints.publish import Publication, Snapshot, publish
 from lossy_mlflow.data import Splits
 from lossy_mlflow.errors import LossyError
-from lossy_mlflow.experiments.pictures import drawn_epochs, log_pictures
+from lossy_mlflow.experiments.pictures import drawn_epochs, log_pictures, samples_png
 from lossy_mlflow.experiments.records import AttemptRecords, describe, log_datasets
 from lossy_mlflow.experiments.request import EpochDone, Request
 from lossy_mlflow.experiments.trial import remedies
@@ -203,7 +204,7 @@ class Training:
     def _publish(self, newest: Snapshot) -> None:
         for snapshot in (self._newest.best, newest):
             if snapshot.epoch and snapshot.epoch not in self._published:
-                self._unpublished[snapshot.epoch] = snapshot
+                self._unpublished[snapshot.epoch] = replace(snapshot, samples=self._samples(snapshot.weights))
         self._publish_waiting()
         wanted = (self._newest.best.epoch, newest.epoch)
         for snapshot in list(self._unpublished.values()):
@@ -212,6 +213,15 @@ class Training:
             )
             if size > _WAITING_BYTES and snapshot.epoch not in wanted:
                 del self._unpublished[snapshot.epoch]
+
+    def _samples(self, weights: Mapping[str, torch.Tensor]) -> bytes:
+        """The picture of the decoder with `weights`, which may be of an earlier epoch; the model is then as it was."""
+        decoder, newest = decoder_of(self._model), self._decoder_weights()
+        decoder.load_state_dict(weights)
+        try:
+            return samples_png(decoder, self._request.tree, self._device)
+        finally:
+            decoder.load_state_dict(newest)
 
     def _publish_waiting(self) -> None:
         for epoch, snapshot in sorted(self._unpublished.items()):

@@ -5,7 +5,7 @@ Imports neither torch nor mlflow.
 
 from lossy_mlflow.hparams.diff import Difference, diff
 from lossy_mlflow.hparams.flatten import flatten, hparams_sha256, read_value, unflatten
-from lossy_mlflow.hparams.label import run_label, train_command
+from lossy_mlflow.hparams.label import run_label, set_of_label, train_command
 from lossy_mlflow.hparams.machine import MACHINE_FIELDS, MLFLOW_RUN_PARAMETERS
 from lossy_mlflow.hparams.overrides import apply_overrides, read_assignments
 from lossy_mlflow.hparams.registry import get_hparams, part, register_hparams, set_names, set_summary
@@ -31,6 +31,7 @@ __all__ = [
     "register_hparams",
     "run_label",
     "set_names",
+    "set_of_label",
     "set_summary",
     "train_command",
     "unflatten",

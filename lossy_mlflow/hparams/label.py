@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 
@@ -37,22 +38,28 @@ def run_label(hparam_set: str, e_name: str = "") -> str:
     return label
 
 
-def train_command(label: str) -> str | None:
-    """The command that trains `label`, as a shell takes it; None where no set that is known here gives that label."""
+def set_of_label(label: str) -> tuple[str, str] | None:
+    """The hparam set and e_name that give `label`; None where no set that is known here does."""
     for name in set_names():
         e_name = "" if label == name else label.removeprefix(f"{name}_")
-        try:
-            if run_label(name, e_name) != label:
-                continue
-        except LossyError:
-            continue
-        words = ["lossy", "train", name, *([f"--e-name={e_name}"] if e_name else [])]
-        file = set_file(name)
-        if file is None:
-            return shlex.join(words)
-        # A set that a notebook has defined is in no file that a command could be given.
-        return shlex.join([*words, f"--user-code={file}"]) if Path(file).is_file() else None
+        with contextlib.suppress(LossyError):
+            if run_label(name, e_name) == label:
+                return name, e_name
     return None
+
+
+def train_command(label: str) -> str | None:
+    """The command that trains `label`, as a shell takes it; None where no set that is known here gives that label."""
+    found = set_of_label(label)
+    if found is None:
+        return None
+    name, e_name = found
+    words = ["lossy", "train", name, *([f"--e-name={e_name}"] if e_name else [])]
+    file = set_file(name)
+    if file is None:
+        return shlex.join(words)
+    # A set that a notebook has defined is in no file that a command could be given.
+    return shlex.join([*words, f"--user-code={file}"]) if Path(file).is_file() else None
 
 
 def _refuse_bad_e_name(e_name: str) -> None:

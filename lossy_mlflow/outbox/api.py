@@ -8,6 +8,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,6 +58,12 @@ class Api:
         self._uri = server_uri(uri)
         self._timeout = timeout
         self._session = _session(self._uri, credentials_in(uri))
+        self._heard = float("-inf")
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the server has taken nothing; infinite at first."""
+        return time.monotonic() - self._heard
 
     def post(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         return self._json("POST", f"{_API}/{method}", json=body)
@@ -78,8 +85,9 @@ class Api:
         except requests.exceptions.JSONDecodeError:
             content = None
         except (requests.RequestException, OSError) as error:
-            raise WaitingError(_in_short(error), everything=True) from error
+            raise WaitingError(in_short(error), everything=True) from error
         if reply.ok and isinstance(content, dict) and reply.status_code < 300:
+            self._heard = time.monotonic()
             return content
         code = content.get("error_code", "") if isinstance(content, dict) else ""
         words = content.get("message", "") if isinstance(content, dict) else ""
@@ -101,10 +109,11 @@ def _session(uri: str, named: Mapping[str, str]) -> requests.Session:
     session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     session.trust_env = False
     username, password = _username_and_password(named)
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        session.headers["Authorization"] = f"Bearer {token}"
-    elif username and password:
+    # In MLflow's own order.
+    if username and password:
         session.auth = (username, password)
+    elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        session.headers["Authorization"] = f"Bearer {token}"
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in _TRUE:
         session.verify = False
     elif certificate := os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"):
@@ -124,7 +133,7 @@ def _username_and_password(named: Mapping[str, str]) -> tuple[str | None, str | 
     return username, password
 
 
-def _in_short(error: Exception) -> str:
+def in_short(error: BaseException) -> str:
     """The cause that a person knows ('Connection refused'), without the client's own wrapping."""
     text = str(error)
     found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)

@@ -117,6 +117,7 @@ def _deliver_whole(delivery: RunDelivery) -> None:
     """Its values and files, and its deferred calls to their end. Raises WaitingError."""
     from lossy_mlflow.outbox.api import WaitingError
 
+    delivery.check_kept()
     while delivery.deliver(last=True):
         if delivery.error:
             raise WaitingError(delivery.error)

@@ -72,6 +72,16 @@ class RunDelivery:
         """Why the rest waits, or ''."""
         return self._to.delivered.error
 
+    def check_kept(self) -> bool:
+        """Whether the server still has what it has acknowledged; where not, all of the run is to be sent again.
+
+        Raises WaitingError.
+        """
+        kept = self._to.is_kept()
+        if not kept:
+            self._settled = False
+        return kept
+
     def _deliver_again_if_missing(self, last: bool) -> None:
         try:
             self._deliver(last)

@@ -9,6 +9,7 @@ from typing import Any
 from lossy_mlflow.outbox.api import Api, MissingError
 from lossy_mlflow.outbox.fences import Fence, destination, judge
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
+from lossy_mlflow.outbox.kept import has_lost
 from lossy_mlflow.outbox.target import (
     Target,
     experiment_id_of,
@@ -60,6 +61,16 @@ class Destination:
         """The server has nothing of it any more: it is to be made again."""
         self.delivered.forget()
         self._run = None
+
+    def is_kept(self) -> bool:
+        """Whether the server still has what it has acknowledged. Where not, it is noted that all is to be sent again."""
+        if not has_lost(self.api, self.folder, self.delivered):
+            return True
+        self.delivered.send_again()
+        # Looked for anew: it may be gone altogether.
+        self._run = None
+        self.save()
+        return False
 
     def check_is_active(self) -> None:
         """A deleted run refuses whatever it is given: that is not the values' fault. Raises WaitingError."""

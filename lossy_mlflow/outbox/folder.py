@@ -76,6 +76,10 @@ class Delivered:
         self.server_run_id, self.offsets, self.file_offsets = "", {}, {}
         self.calls, self.verdicts = [], {}
 
+    def send_again(self) -> None:
+        """The server has the run, and not all of it: all is to be sent again, to the same one."""
+        self.offsets, self.file_offsets, self.calls = {}, {}, []
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -305,6 +309,18 @@ class ServerFolder:
             room.write_bytes(bytes(_ROOM_BYTES))
         finally:
             room.unlink(missing_ok=True)
+
+    def ask(self) -> None:
+        """Somebody waits for what stands here: the sender shouldn't, see `asked`."""
+        with contextlib.suppress(OSError):
+            (self.path / "asked").touch(mode=0o600)
+
+    def asked(self) -> int:
+        """A number that grows whenever somebody asks; 0 where nobody has."""
+        try:
+            return (self.path / "asked").stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def uri(self) -> str | None:
         found = read_json(self.path / "server.json")

@@ -131,6 +131,7 @@ class Outbox:
             if time.monotonic() > until or time.monotonic() < self._away_until:
                 return False
             self._look_after_sender()
+            self.folder.ask()
             time.sleep(_LOOK_EVERY_S)
         return True
 

@@ -8,6 +8,7 @@ it is killed, the next program that logs, or the next `lossy` command, starts an
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -23,24 +24,38 @@ from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.start import something_waits
 from lossy_mlflow.outbox.writers import close_as_failed, is_being_written, lives, owner_that_died
 
+DELAY_VARIABLE = "LOSSY_OUTBOX_DELAY"
+_DELAY_S = 1.0
 _TURN_S = 0.5
 _IDLE_TURNS = 6
 _LONGEST_WAIT_S = 30.0
 _GIVE_UP_AFTER_S = 24 * 3600
 _KEEP_DELIVERED_S = 7 * 24 * 3600
+# In no less time is a server stopped, restored from a backup, and started.
+_TRUST_S = 10.0
 
 
 class Sender:
-    """The turns of one sender over a server's folder."""
+    """The turns of one sender over a server's folder.
 
-    def __init__(self, folder: ServerFolder, uri: str) -> None:
+    `delay`: what a living program logs goes out at most so often, in seconds, unless somebody waits for it. A request with many
+    values costs the server hardly more than one with a single value.
+    """
+
+    def __init__(self, folder: ServerFolder, uri: str, delay: float = _DELAY_S) -> None:
+        self._delay = delay
         self._folder = folder
         self._uri = uri
         self._api = Api(uri)
         self._deliveries: dict[Path, RunDelivery] = {}
         self._done: set[Path] = set()
         self._try_run_at: dict[Path, float] = {}
+        self._sent_at: dict[Path, float] = {}
+        self._asked = 0
         self._judged: dict[Path, list[tuple[int, bool]]] = {}
+        # What the server has acknowledged is compared with what it has, once for each number of this.
+        self._doubts = 0
+        self._checked: dict[Path, int] = {}
 
     def turn(self) -> tuple[bool, bool]:
         """Deliver what can be; returns whether anything waits still, and whether a program is at work that may log more.
@@ -48,15 +63,20 @@ class Sender:
         Raises WaitingError where the server takes nothing now.
         """
         waits = alive = False
+        asked_before, self._asked = self._asked, self._folder.asked()
+        delay = self._delay if self._asked == asked_before else 0.0
         for run in self._folder.runs():
             if not (run.path / "run.json").exists() and not run.segments():
                 continue  # its program is creating it at this moment
             if run.path in self._done:
-                if not something_waits(run, self._uri):
+                if not something_waits(run, self._uri) and self._checked.get(run.path) == self._doubts:
                     continue
                 self._done.discard(run.path)
             living = is_being_written(run)
             alive = alive or living
+            if living and time.monotonic() < self._sent_at.get(run.path, -math.inf) + delay:
+                continue
+            self._sent_at[run.path] = time.monotonic()
             if self._deliver(run, last=not living):
                 waits = True
             elif not living:
@@ -76,6 +96,7 @@ class Sender:
             delivery = self._deliveries.setdefault(
                 run.path, RunDelivery(self._folder, run, self._api, self._uri)
             )
+            self._check_kept(run, delivery)
             return delivery.deliver(last=last)
         except WaitingError as error:
             if error.everything:
@@ -87,6 +108,21 @@ class Sender:
             # this moment: not the others' fault.
             self._try_run_at[run.path] = now + _LONGEST_WAIT_S
             return True
+
+    def doubt(self) -> None:
+        """The server was away: it may be back from a backup, without what it acknowledged last."""
+        if self._api.silent_s > _TRUST_S:
+            self._doubts += 1
+
+    def _check_kept(self, run: RunFolder, delivery: RunDelivery) -> None:
+        """Before anything is sent that would hide what is missing: when there is a doubt, or nothing was heard for a while."""
+        doubted = self._checked.get(run.path) != self._doubts
+        if not doubted and not (self._api.silent_s > _TRUST_S and something_waits(run, self._uri)):
+            return
+        kept = delivery.check_kept()
+        if not kept and not doubted:
+            self._doubts += 1  # then the others are doubtful too
+        self._checked[run.path] = self._doubts
 
     def _close_if_dead(self, run: RunFolder) -> None:
         """Judge the run anew whenever it has grown and one of its writers is dead: to do so takes reading all of it."""
@@ -120,9 +156,16 @@ def main() -> None:
     if not claim(sender_file(folder.path)):
         return
     try:
-        _run(Sender(folder, uri))
+        _run(Sender(folder, uri, _delay()))
     finally:
         release(sender_file(folder.path))
+
+
+def _delay() -> float:
+    try:
+        return max(0.0, float(os.environ.get(DELAY_VARIABLE, "")))
+    except ValueError:
+        return _DELAY_S
 
 
 def _run(sender: Sender) -> None:
@@ -136,6 +179,7 @@ def _run(sender: Sender) -> None:
             if not waits:
                 delivered_last = time.monotonic()
         except WaitingError:
+            sender.doubt()
             idle, pause = 0, min(2 * pause, _LONGEST_WAIT_S)
         time.sleep(pause)
     sender.remove_old()

@@ -60,6 +60,12 @@ def tags_of_run(api: Api, run_id: str) -> dict[str, str]:
     return _tags(_run(api, run_id))
 
 
+def data_of_run(api: Api, run_id: str) -> dict[str, Any]:
+    """Its params, tags, and the newest point of each metric, deleted or not. Raises MissingError."""
+    found: dict[str, Any] = _run(api, run_id).get("data", {})
+    return found
+
+
 def model_outputs_of_run(api: Api, run_id: str) -> set[str]:
     outputs = _run(api, run_id).get("outputs", {}).get("model_outputs", [])
     return {str(item["model_id"]) for item in outputs}

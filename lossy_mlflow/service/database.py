@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lossy_mlflow.errors import NotFoundError
+from lossy_mlflow.errors import ConflictError, NotFoundError
 from lossy_mlflow.service.stores import DATABASE_VARIABLE
-from lossy_mlflow.tracking.connection import check_database, sqlite_file
+from lossy_mlflow.tracking.connection import check_database, sqlite_file, without_password
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import Connection, Engine
 
 TRACKING_VERSIONS = "alembic_version"
 USERS_VERSIONS = "alembic_version_auth"
@@ -47,6 +51,38 @@ def engine_of(uri: str) -> Engine:
     return sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
 
 
+@contextmanager
+def snapshot(uri: str) -> Iterator[Connection]:
+    """A connection that sees the database as it is at its first question, whatever is written meanwhile, and can't change it.
+
+    Raises as `engine_of` does, and ConflictError for what has not the tables that this MLflow has.
+    """
+    with _tables_told(uri), engine_of(uri).connect() as connection:
+        if connection.dialect.name == "postgresql":
+            yield connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        else:
+            connection.exec_driver_sql("pragma query_only = on")
+            connection.exec_driver_sql("begin")
+            yield connection
+
+
+@contextmanager
+def _tables_told(uri: str) -> Iterator[None]:
+    """What a database without MLflow's tables makes the block raise, as a ConflictError."""
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    try:
+        yield
+    except (OperationalError, ProgrammingError) as error:
+        if not re.search(r"no such (table|column)|UndefinedTable|UndefinedColumn", str(error)):
+            raise
+        shown = without_password(uri)
+        raise ConflictError(
+            f"The database {shown} has not the tables of this MLflow: {str(error.orig).splitlines()[0]}.",
+            "Name the server's own: --backend-store-uri ...    or bring it to this version: mlflow db upgrade URI",
+        ) from error
+
+
 def revision_of(uri: str, table: str = TRACKING_VERSIONS) -> str | None:
     """The revision of the schema that the table of alembic's names; None where the database has no such table yet."""
     import sqlalchemy
@@ -62,16 +98,36 @@ def revision_of(uri: str, table: str = TRACKING_VERSIONS) -> str | None:
 
 def schema_of(uri: str, table: str = TRACKING_VERSIONS) -> Schema:
     """How the schema whose revision is in `table` stands to this MLflow's. NEWER: this MLflow doesn't know the revision."""
-    from alembic.script import ScriptDirectory
-
     revision = revision_of(uri, table)
     if revision is None:
         return Schema.EMPTY
-    mlflow = find_spec("mlflow")
+    if revision == head_of(table):
+        return Schema.CURRENT
+    return Schema.OLDER if knows_revision(table, revision) else Schema.NEWER
+
+
+def head_of(table: str = TRACKING_VERSIONS) -> str:
+    """The revision that the MLflow installed here gives the schema that the table of alembic's names."""
+    head = _scripts(table).get_current_head()
+    assert head
+    return head
+
+
+def knows_revision(table: str, revision: str) -> bool:
+    """Whether the MLflow installed here has made, or can upgrade, a schema of that revision."""
+    from alembic.util import CommandError
+
+    try:
+        return _scripts(table).get_revision(revision) is not None
+    except CommandError:
+        return False
+
+
+def _scripts(table: str) -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    # Found without being imported: MLflow is slow to.
+    mlflow = importlib.util.find_spec("mlflow")
     assert mlflow
     assert mlflow.origin
-    steps = ScriptDirectory(str(Path(mlflow.origin).parent / _STEPS[table]))
-    if revision == steps.get_current_head():
-        return Schema.CURRENT
-    known = {step.revision for step in steps.walk_revisions()}
-    return Schema.OLDER if revision in known else Schema.NEWER
+    return ScriptDirectory(Path(mlflow.origin).parent / _STEPS[table])

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import email.utils
-import os
-import shutil
-import time
-import uuid
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
-from lossy_mlflow.errors import LossyError, NotFoundError, UnreachableError
+# So many may be at work in one place at once.
+THREADS = 16
+COPY_BYTES = 1 << 20
 
-_PART = ".lossy-part-"
-_COPY_BYTES = 1 << 20
-_ANSWER_WITHIN_S = 10
+
+class ChangedError(Exception):
+    """A file was written to while it was read: what was read is of no one moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +29,32 @@ class StoredFile:
     mark: str
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All that lies in a place: its files, by path, and what there is of writings that haven't come to an end.
+
+    In a bucket the size of those isn't known (0), and their time is that of their beginning.
+    """
+
+    files: list[StoredFile]
+    unfinished: list[StoredFile]
+
+
 class FilePlace(Protocol):
     """Files below one address. Each method raises UnreachableError and LossyError with what to do."""
 
     uri: str
 
     def files(self, under: str = "") -> Iterator[StoredFile]:
-        """All files in the folder `under` and its folders, by path."""
+        """All files in the folder `under` and its folders, by path. Raises LossyError where a folder can't be listed."""
+        ...
+
+    def survey(self) -> Survey:
+        """What lies there at all, in one pass."""
+        ...
+
+    def now(self) -> float:
+        """The time by the place's own clock, which dates its files, in seconds since 1970. Writes nothing that stays."""
         ...
 
     def find(self, path: str) -> StoredFile | None:
@@ -48,217 +62,40 @@ class FilePlace(Protocol):
         ...
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """Its bytes. Raises FileNotFoundError."""
+        """Its bytes. Raises FileNotFoundError, OSError where it can't be read, and ChangedError at the end of the block."""
         ...
 
     def write(self, path: str, source: BinaryIO) -> None:
-        """What `source` has left becomes the file, at once; before that there is none, or the old one."""
+        """What `source` has left becomes the file, at once; before that there is none, or the old one. It is on the disk then."""
+        ...
+
+    def write_as(self, name: Callable[[], str | None], source: BinaryIO) -> None:
+        """The same under the path that is known once `source` is read: `name` is asked for it; None: it isn't kept.
+
+        Such files are on the disk after `sync`.
+        """
+        ...
+
+    def sync(self) -> None:
+        """All that was written is on the disk when this returns."""
+        ...
+
+    def clear(self) -> None:
+        """Remove what writers that were killed have left behind."""
         ...
 
     def delete(self, path: str) -> None:
         """Nothing is there afterwards; also where nothing was."""
         ...
 
+    def abandon(self, unfinished: StoredFile) -> None:
+        """Free what is left of a writing that hasn't come to an end, as `survey` gave it; whoever still writes it fails."""
+        ...
+
 
 def file_place(uri: str) -> FilePlace:
     """The place that an absolute folder or s3://BUCKET/PATH names. Of S3, AWS's variables and MLFLOW_S3_ENDPOINT_URL tell how."""
+    from lossy_mlflow.service.bucket import Bucket
+    from lossy_mlflow.service.folder import Folder
+
     return Bucket(uri) if uri.startswith("s3://") else Folder(Path(uri))
-
-
-class Folder:
-    """A folder of this machine. Links are no files of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.uri = str(folder)
-        self._folder = folder
-
-    def files(self, under: str = "") -> Iterator[StoredFile]:
-        yield from self._walk(self._path(under) if under else self._folder, under)
-
-    def _walk(self, folder: Path, prefix: str) -> Iterator[StoredFile]:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for entry in entries:
-            path = f"{prefix}/{entry.name}" if prefix else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(folder / entry.name, path)
-            elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(_PART):
-                with contextlib.suppress(FileNotFoundError):
-                    yield _stored(path, entry.stat(follow_symlinks=False))
-
-    def find(self, path: str) -> StoredFile | None:
-        file = self._path(path)
-        return _stored(path, file.lstat()) if file.is_file() and not file.is_symlink() else None
-
-    @contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO]:
-        with self._path(path).open("rb") as stream:
-            yield stream
-
-    def write(self, path: str, source: BinaryIO) -> None:
-        target = self._path(path)
-        part = target.with_name(f"{_PART}{uuid.uuid4().hex}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as stream:
-                shutil.copyfileobj(source, stream, _COPY_BYTES)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(target)
-        except OSError as error:
-            raise LossyError(
-                f"{target} can't be written: {error.strerror}.", "Free some space, or name another place."
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-
-    def delete(self, path: str) -> None:
-        file = self._path(path)
-        file.unlink(missing_ok=True)
-        for folder in file.parents:
-            if folder == self._folder or not folder.is_relative_to(self._folder):
-                return
-            try:
-                folder.rmdir()
-            except OSError:
-                return  # others are in it
-
-    def _path(self, path: str) -> Path:
-        parts = PurePosixPath(path).parts
-        if not parts or ".." in parts or path.startswith("/"):
-            raise ValueError(f"{path!r} is no path below {self.uri}")
-        return self._folder.joinpath(*parts)
-
-
-def _stored(path: str, stat: os.stat_result) -> StoredFile:
-    mark = f"{stat.st_mtime_ns}-{stat.st_ctime_ns}-{stat.st_ino}"
-    return StoredFile(path, stat.st_size, stat.st_mtime, mark)
-
-
-class Bucket:
-    """The objects of an S3 bucket below a prefix."""
-
-    def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
-        self.uri = uri.rstrip("/")
-        self.bucket = parts.netloc
-        self._prefix = f"{path}/" if (path := parts.path.strip("/")) else ""
-        self.client = s3_client()
-
-    def files(self, under: str = "") -> Iterator[StoredFile]:
-        prefix = self._prefix + (f"{under.strip('/')}/" if under else "")
-        with self._explained():
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            for page in pages:
-                for item in page.get("Contents", []):
-                    # A key that ends with a slash is how some programs draw a folder.
-                    if not item["Key"].endswith("/"):
-                        path = item["Key"][len(self._prefix) :]
-                        yield StoredFile(path, item["Size"], item["LastModified"].timestamp(), item["ETag"])
-
-    def find(self, path: str) -> StoredFile | None:
-        try:
-            with self._explained():
-                found = self.client.head_object(Bucket=self.bucket, Key=self._prefix + path)
-        except FileNotFoundError:
-            return None
-        return StoredFile(path, found["ContentLength"], found["LastModified"].timestamp(), found["ETag"])
-
-    @contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO]:
-        with self._explained():
-            body = self.client.get_object(Bucket=self.bucket, Key=self._prefix + path)["Body"]
-            with contextlib.closing(body):
-                yield body
-
-    def write(self, path: str, source: BinaryIO) -> None:
-        with self._explained():
-            self.client.upload_fileobj(_Unclosed(source), self.bucket, self._prefix + path)
-
-    def delete(self, path: str) -> None:
-        with self._explained():
-            self.client.delete_object(Bucket=self.bucket, Key=self._prefix + path)
-
-    def clock(self) -> float:
-        """The time by the clock of the S3 server, in seconds since 1970; by this machine's, where it doesn't say."""
-        with self._explained():
-            reply = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix, MaxKeys=1)
-        date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return email.utils.parsedate_to_datetime(date).timestamp() if date else time.time()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What boto3 raises, as FileNotFoundError for an object that isn't there, else as a LossyError."""
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
-        where = f"the bucket {self.bucket} at {self.client.meta.endpoint_url}"
-        try:
-            yield
-        except ClientError as error:
-            raise _refused(error.response, where) from error
-        except Boto3Error as error:
-            cause = error.__context__
-            if isinstance(cause, ClientError):
-                raise _refused(cause.response, where) from error
-            raise UnreachableError(f"{where} doesn't do as it is asked: {error}", _LOOK_AT_S3) from error
-        except NoCredentialsError as error:
-            raise LossyError(
-                f"There are no keys for {where}.", "export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=..."
-            ) from error
-        except BotoCoreError as error:
-            raise UnreachableError(f"{where} can't be reached: {error}", _LOOK_AT_S3) from error
-
-
-_LOOK_AT_S3 = "Start it, or name another: export MLFLOW_S3_ENDPOINT_URL=http://HOST:PORT"
-
-
-def s3_client() -> Any:
-    """A client of the S3 server that AWS's variables and MLFLOW_S3_ENDPOINT_URL name, as MLflow's server makes one."""
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise LossyError(
-            f"A place in S3 needs a package that isn't installed: {error}.",
-            "pip install 'lossy-mlflow[server]'",
-        ) from None
-    endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None
-    config = Config(
-        connect_timeout=_ANSWER_WITHIN_S,
-        read_timeout=60,
-        retries={"max_attempts": 3},
-        s3={"addressing_style": "path"} if endpoint else {},
-    )
-    # boto3's own session would remember the keys that it has found first.
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
-
-
-def _refused(response: dict[str, Any], where: str) -> Exception:
-    code = str(response.get("Error", {}).get("Code", ""))
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    if code == "NoSuchBucket":
-        return NotFoundError(f"There is no {where.removeprefix('the ')}.", "Make it, or name another.")
-    if code in ("NoSuchKey", "404") or status == 404:
-        return FileNotFoundError(code)
-    if code == "RequestTimeTooSkewed":
-        return LossyError(f"The clock of this machine is not that of {where}.", "Set the clock: timedatectl")
-    if status == 403:
-        return LossyError(
-            f"{where[0].upper()}{where[1:]} refuses: {code}.",
-            "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ask for the right to list, read and write.",
-        )
-    return UnreachableError(f"{where[0].upper()}{where[1:]} answers {status} {code}.", _LOOK_AT_S3)
-
-
-class _Unclosed:
-    """boto3 closes what it has sent, and would look for its end by seeking; the stream is its caller's."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def read(self, size: int = -1) -> bytes:
-        return self._stream.read(size)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from lossy_mlflow.errors import ConflictError, LossyError, UsageError
 from lossy_mlflow.service.address import check_address
+from lossy_mlflow.service.bucket import Bucket
 from lossy_mlflow.service.connections import demands, pool_for
 from lossy_mlflow.service.database import TRACKING_VERSIONS, USERS_VERSIONS, Schema, engine_of, schema_of
-from lossy_mlflow.service.files import Bucket, file_place
+from lossy_mlflow.service.files import file_place
 from lossy_mlflow.service.settings import ADMIN_NAME, ADMIN_PASSWORD, SECRET_KEY, Serving
 from lossy_mlflow.service.stores import AUTH_CONFIG_VARIABLE, DATABASE_VARIABLE, Stores
 from lossy_mlflow.tracking.connection import check_database, check_sqlite_file, sqlite_file, without_password
@@ -208,7 +209,7 @@ def _bucket(uri: str) -> str | None:
     if not isinstance(place, Bucket):
         return None
     # Before anything is written: some stores make a bucket that isn't there.
-    ahead = place.clock() - time.time()
+    ahead = place.now() - time.time()
     if abs(ahead) > _CLOCK_S:
         raise LossyError(
             f"The clock of {uri} is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 from lossy_mlflow.errors import UsageError
 from lossy_mlflow.service.stores import ARTIFACTS_VARIABLE, AUTH_CONFIG_VARIABLE, DATABASE_VARIABLE, Stores
 
-# The application of MLflow's entry-point group mlflow.app that lets in only users with a password.
-AUTH_APP = "basic-auth"
+# The application of MLflow's entry-point group mlflow.app that lets in only users with a password: MLflow's own, fenced.
+AUTH_APP = "lossy-auth"
 # How long a worker accepts a password that another worker has seen changed: without it each call takes half a second.
 AUTH_CACHE_S = 60
 SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105
@@ -166,7 +167,16 @@ def _host_headers(names: tuple[str, ...]) -> list[str]:
 
 
 def _origins(names: tuple[str, ...]) -> list[str]:
-    return [f"https://{form}" for name in names if name != "*" for form in _with_any_port(name)]
+    return [origin for name in names if name != "*" for origin in _origins_of(name)]
+
+
+def _origins_of(name: str) -> list[str]:
+    """MLflow takes an origin with a star for a shell's pattern where pages write, and for a regular expression of an origin's
+    beginning where they read: as that, https://NAME:* lets https://NAME.evil.example read. These are right as both.
+    """
+    if "[" in name:
+        return ["https://" + re.sub(r"[][]", r"[\g<0>]", name) + "*"]
+    return [f"https://{name}", *([] if ":" in name else [f"https://{name.replace('.', '[.]')}:[0-9]*"])]
 
 
 def _with_any_port(name: str) -> list[str]:

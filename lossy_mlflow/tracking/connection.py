@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UnreachableError, UsageError
-from lossy_mlflow.outbox.address import PREFIX
+from lossy_mlflow.outbox.address import PREFIX, server_uri
 
 if TYPE_CHECKING:
     import requests
@@ -32,11 +32,14 @@ log = logging.getLogger("lossy_mlflow")
 _ANSWER_WITHIN_S = 10
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _HTTP = ("http://", "https://")
-_ADDRESSES = (
+ADDRESSES = (
     "MLFLOW_TRACKING_URI is one like http://HOST:PORT, https://HOST, outbox+https://HOST, sqlite:////ABSOLUTE/PATH/mlflow.db;"
     " unset, it is ./mlflow.db"
 )
-_DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
+_HOW_TO_REACH_ONE = (
+    "Start it, or name another: export MLFLOW_TRACKING_URI=... (unset, runs go to ./mlflow.db)"
+)
+DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 # Drivers whose package has another name, or needs to be told to bring its library.
 _PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 
@@ -50,7 +53,7 @@ class ServerClock:
 
     def look(self) -> None:
         """See what it says now. Raises UnreachableError."""
-        self._offset = (_probe(self._uri) if self._uri.startswith(_HTTP) else time.time()) - _uptime()
+        self._offset = (_probe(self._uri) if is_server(self._uri) else time.time()) - _uptime()
 
     def now(self) -> float:
         """Seconds since 1970; setting this machine's clock meanwhile changes nothing."""
@@ -96,20 +99,20 @@ def connect() -> Connection:
     import mlflow
     from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
-    uri = mlflow.get_tracking_uri().removeprefix(PREFIX)
+    uri = tracking_uri()
     clock = ServerClock(uri)
-    if uri.startswith(_HTTP):
-        _check_address(uri)
+    if is_server(uri):
+        check_address(uri)
         clock.look()
     elif file := sqlite_file(uri):
         check_sqlite_file(file)
-    elif uri.partition(":")[0].partition("+")[0] in _DATABASES:
+    elif uri.partition(":")[0].partition("+")[0] in DATABASES:
         check_database(uri)
     try:
         return Connection(mlflow.MlflowClient(uri), uri, clock)
     except UnsupportedModelRegistryStoreURIException:
         raise UsageError(
-            f"The tracking URI {without_password(uri)!r} is of no kind that is known here.", _ADDRESSES
+            f"The tracking URI {without_password(uri)!r} is of no kind that is known here.", ADDRESSES
         ) from None
 
 
@@ -125,13 +128,13 @@ def connected_for_logging() -> Iterator[Connection]:
 
     before = mlflow.get_tracking_uri()
     uri = before.removeprefix(PREFIX)
-    if not uri.startswith(_HTTP):
+    if not is_server(uri):
         yield connect()
         return
     from lossy_mlflow.outbox.folder import ServerFolder
     from lossy_mlflow.outbox.program import outbox_for
 
-    _check_address(uri)
+    check_address(uri)
     try:
         ServerFolder.of(uri).prepare(uri)
     except OSError as error:
@@ -175,6 +178,18 @@ def tracking_to(uri: str) -> Iterator[None]:
             os.environ.pop(_VARIABLE, None)
 
 
+def tracking_uri() -> str:
+    """The address that MLflow's own settings name, as it is without an outbox. It may hold a password."""
+    import mlflow
+
+    return str(mlflow.get_tracking_uri()).removeprefix(PREFIX)
+
+
+def is_server(uri: str) -> bool:
+    """Whether it is a server's address, and not a database's."""
+    return uri.startswith(_HTTP)
+
+
 def sqlite_file(uri: str) -> Path | None:
     """The file of an SQLite database's URI, in which MLflow has quoted blanks and the like; None for any other URI."""
     prefix = "sqlite:///"
@@ -183,12 +198,17 @@ def sqlite_file(uri: str) -> Path | None:
 
 def without_password(text: str) -> str:
     """The same text with the user:password part of every URL in it left out."""
+    # A database's may hold a slash.
+    text = re.sub(rf"((?:{'|'.join(DATABASES[:3])})\S*?://)\S+@", r"\1", text)
     return re.sub(r"(\w://)[^\s/]+@", r"\1", text)
 
 
-def _check_address(uri: str) -> None:
+def check_address(uri: str) -> None:
+    """Raises UsageError where `uri` (http, https) names no server that could be asked."""
     try:
         parts = urlsplit(uri)
+        if "@" in parts.path + parts.query + parts.fragment:
+            server_uri(uri)  # refuses it without showing what may be a part of the password
         host, _port = parts.hostname, parts.port
     except ValueError as error:
         reason = str(error)
@@ -196,7 +216,7 @@ def _check_address(uri: str) -> None:
         if host:
             return
         reason = "it names no host"
-    raise UsageError(f"The tracking URI {without_password(uri)!r} can't be read: {reason}.", _ADDRESSES)
+    raise UsageError(f"The tracking URI {without_password(uri)!r} can't be read: {reason}.", ADDRESSES)
 
 
 def check_database(uri: str, variable: str = _VARIABLE) -> None:
@@ -220,7 +240,7 @@ def check_database(uri: str, variable: str = _VARIABLE) -> None:
         ) from None
     except (ArgumentError, ValueError) as error:
         raise UsageError(
-            f"{variable} is {shown!r}, which can't be read: {_first_line(error)}.", _ADDRESSES
+            f"{variable} is {shown!r}, which can't be read: {_first_line(error)}.", ADDRESSES
         ) from None
     except SQLAlchemyError as error:
         raise UnreachableError(
@@ -233,31 +253,51 @@ def _first_line(error: Exception) -> str:
     return next(iter(without_password(str(error)).splitlines()), type(error).__name__).rstrip(".")
 
 
-def _probe(uri: str) -> float:
-    """What the server's clock says, in seconds since 1970; raises UnreachableError."""
+def ask(uri: str, path: str, **arguments: Any) -> requests.Response:
+    """What the server `uri` answers to GET `path`, whatever its status.
+
+    It is asked with MLflow's own settings for certificates and credentials; `arguments` are those of requests.
+    Raises UnreachableError where it doesn't answer, within seconds.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    shown = without_password(uri)
-    hint = "Start it, or name another: export MLFLOW_TRACKING_URI=... (unset, runs go to ./mlflow.db)"
+    from lossy_mlflow.outbox.api import in_short
+
+    arguments = {"timeout": _ANSWER_WITHIN_S} | arguments
     try:
-        # With MLflow's own settings for certificates and credentials.
-        creds = get_default_host_creds(uri)
-        reply = http_request(creds, "/health", "GET", max_retries=0, timeout=_ANSWER_WITHIN_S)
+        reply: requests.Response = http_request(
+            get_default_host_creds(uri), path, "GET", max_retries=0, retry_codes=(), **arguments
+        )
     except MlflowException as error:
         cause = error.__cause__ or error.__context__ or error
         raise UnreachableError(
-            f"The tracking server {shown} doesn't answer ({type(cause).__name__}).", hint
+            f"The tracking server {without_password(uri)} doesn't answer ({in_short(cause)}).",
+            _HOW_TO_REACH_ONE,
         ) from None
+    return reply
+
+
+def _probe(uri: str) -> float:
+    """What the server's clock says, in seconds since 1970; raises UnreachableError."""
+    reply = ask(uri, "/health")
     if not reply.ok:
-        raise UnreachableError(f"The tracking server {shown} answers {reply.status_code} to /health.", hint)
+        raise UnreachableError(
+            f"The tracking server {without_password(uri)} answers {reply.status_code} to /health.",
+            _HOW_TO_REACH_ONE,
+        )
+    return server_time(reply) or time.time()
+
+
+def server_time(reply: requests.Response) -> float | None:
+    """What the server's clock said, in seconds since 1970, to half a second; None where its answer doesn't tell."""
     try:
-        server_time = email.utils.parsedate_to_datetime(reply.headers["Date"]).timestamp()
+        sent = email.utils.parsedate_to_datetime(reply.headers["Date"]).timestamp()
     except (KeyError, ValueError):
-        return time.time()
+        return None
     # The header has whole seconds: on average it is half a second old.
-    return server_time + 0.5
+    return sent + 0.5
 
 
 def check_sqlite_file(path: Path) -> None:
@@ -324,7 +364,7 @@ def _explain(error: MlflowException) -> LossyError:
     import mlflow
 
     text = without_password(str(error))
-    uri = without_password(mlflow.get_tracking_uri().removeprefix(PREFIX))
+    uri = without_password(tracking_uri())
     first_line = text.splitlines()[0] if text else type(error).__name__
     if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         return LossyError(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-from mlflow import MlflowClient
-from mlflow.entities import Run
+from typing import TYPE_CHECKING
 
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS
 from lossy_mlflow.outbox.target import KEY_TAG
 from lossy_mlflow.tracking.identity import ENDED_STATES, HEARTBEAT_LIMIT_S, OPEN_STATES
-from lossy_mlflow.tracking.runs import search_all_runs
 from lossy_mlflow.tracking.tags import number
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 KINDS = ("train", "evaluate", "import")
 
@@ -76,34 +78,44 @@ def why_dead(
 
 def open_runs(client: MlflowClient) -> list[Run]:
     """Our runs of every MLflow experiment that have not ended, as far as they say, newest first."""
+    from lossy_mlflow.tracking.runs import search_all_runs
+
     # MLflow's search language has no "or", and lists for run ids alone.
     has_not_ended = " and ".join(f"attributes.status != '{state}'" for state in ENDED_STATES)
     return [run for run in search_all_runs(client, has_not_ended) if is_ours(run)]
 
 
 def is_ours(run: Run) -> bool:
-    return "same_as" not in run.data.tags and (_begun(run) or _made_by_mlflow_run(run))
+    return has_our_marks(run.data.tags, run.data.params.keys())
+
+
+def has_our_marks(tags: Mapping[str, str], params: Collection[str]) -> bool:
+    """Whether a run with these tags, and params of these names, is one of ours (and no surplus one)."""
+    if "same_as" in tags:
+        return False
+    # Of our project: MLflow logs all parameters that MLproject declares, and no other project has these.
+    made_by_mlflow_run = tags.get("mlflow.source.type") == "PROJECT" and set(params) >= MLFLOW_RUN_PARAMETERS
+    return _begun(tags) or made_by_mlflow_run
 
 
 def open_run(run: Run) -> OpenRun:
-    tags = run.data.tags
+    info = run.info
+    return open_run_of(info.run_id, info.run_name or "", info.status, info.start_time / 1000, run.data.tags)
+
+
+def open_run_of(run_id: str, name: str, status: str, started: float, tags: Mapping[str, str]) -> OpenRun:
+    """The same from what a run consists of. `started`: seconds since 1970."""
     return OpenRun(
-        run_id=run.info.run_id,
-        label=run.info.run_name or "",
-        status=run.info.status,
-        begun=_begun(run),
+        run_id=run_id,
+        label=name,
+        status=status,
+        begun=_begun(tags),
         owner=tags.get("owner", ""),
         attempt=tags.get("attempt", ""),
         outbox_key=tags.get(KEY_TAG, ""),
-        last_sign=number(tags, "heartbeat") or run.info.start_time / 1000,
+        last_sign=number(tags, "heartbeat") or started,
     )
 
 
-def _begun(run: Run) -> bool:
-    return run.data.tags.get("kind") in KINDS and "label" in run.data.tags
-
-
-def _made_by_mlflow_run(run: Run) -> bool:
-    """Whether it is of our project: MLflow logs all parameters that MLproject declares, and no other project has these."""
-    is_project = run.data.tags.get("mlflow.source.type") == "PROJECT"
-    return is_project and run.data.params.keys() >= MLFLOW_RUN_PARAMETERS
+def _begun(tags: Mapping[str, str]) -> bool:
+    return tags.get("kind") in KINDS and "label" in tags

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lossy_mlflow.errors import ConflictError, LossyError, UnreachableError, UsageError
-from lossy_mlflow.tracking.connection import Connection, connect, explained
+from lossy_mlflow.tracking.connection import connect, explained
 from lossy_mlflow.tracking.identity import HEARTBEAT_EVERY_S
 from lossy_mlflow.tracking.open_runs import OpenRun, open_run, open_runs, why_dead
 from lossy_mlflow.tracking.ownership import lock_domain, run_lock
+
+if TYPE_CHECKING:
+    from lossy_mlflow.tracking.connection import Connection
 
 # Below it a run that lives could look dead between two of its heartbeats.
 SHORTEST_LIMIT_S = 2 * HEARTBEAT_EVERY_S
@@ -38,17 +43,18 @@ def reconcile(*, older_than: float | None = None, dry_run: bool = False) -> list
             f"--older-than {SHORTEST_LIMIT_S} or more",
         )
     with explained():
-        return _close_dead_runs(connect(), older_than, dry_run, everywhere=True)
+        return close_dead_runs(connect(), older_than, dry_run)
 
 
 def close_dead_runs_of_this_machine(connection: Connection) -> list[DeadRun]:
     """The same for the runs that were begun here alone: what died without a watcher is found by the next command."""
-    return _close_dead_runs(connection, None, dry_run=False, everywhere=False)
+    return close_dead_runs(connection, everywhere=False)
 
 
-def _close_dead_runs(
-    connection: Connection, older_than: float | None, dry_run: bool, everywhere: bool
+def close_dead_runs(
+    connection: Connection, older_than: float | None = None, dry_run: bool = False, everywhere: bool = True
 ) -> list[DeadRun]:
+    """The same on a server that is connected already; of the runs that were begun here alone, unless `everywhere`."""
     here = lock_domain()
     dead = []
     for run in map(open_run, open_runs(connection.client)):
@@ -69,22 +75,52 @@ def _close_dead_runs(
     return dead
 
 
+def close_dead_run(connection: Connection, run_id: str) -> str | None:
+    """End that run as FAILED: why; None where it has ended, or somebody may be at work on it."""
+    with explained():
+        found = open_run(connection.client.get_run(run_id))
+        return _close(connection, found, lock_domain(), None, dry_run=False)
+
+
+def why_dead_seen_from_here(run: OpenRun, now: float) -> str | None:
+    """Why nobody can be at work on `run`, as `reconcile` judges at the server's time `now`; None where somebody may be."""
+    here = lock_domain()
+    try:
+        with _locks(run, here):
+            return why_dead(run, now=now, here=here, lock_is_free=run.owner == here)
+    except ConflictError:
+        return None
+
+
+@contextmanager
+def _locks(run: OpenRun, here: str) -> Iterator[None]:
+    """Hold the locks of a run that was begun here. Raises ConflictError where a process of this machine holds one."""
+    with ExitStack() as held:
+        if run.owner == here:
+            for name in {run.run_id, run.outbox_key} - {""}:
+                held.enter_context(run_lock(name))
+        yield
+
+
 def _close(
     connection: Connection, found: OpenRun, here: str, older_than: float | None, dry_run: bool
 ) -> str | None:
     """The reason for which the run is closed; None where it is left alone."""
     client, run_id = connection.client, found.run_id
     with ExitStack() as held:
-        is_here = found.owner == here
-        if is_here:
-            try:
-                for name in {run_id, found.outbox_key} - {""}:
-                    held.enter_context(run_lock(name))
-            except ConflictError:
-                return None
+        try:
+            held.enter_context(_locks(found, here))
+        except ConflictError:
+            return None
         # Read again: it may have been taken up since it was found, here too.
         run = open_run(client.get_run(run_id))
-        reason = why_dead(run, now=connection.now(), here=here, lock_is_free=is_here, older_than=older_than)
+        reason = why_dead(
+            run,
+            now=connection.now(),
+            here=here,
+            lock_is_free=found.owner == here,
+            older_than=older_than,
+        )
         if reason is None or dry_run:
             return reason
         client.set_tag(run_id, "state_reason", f"closed by reconcile: {reason}")

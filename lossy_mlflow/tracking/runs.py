@@ -21,6 +21,7 @@ from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT
 from lossy_mlflow.errors import ConflictError, NotFoundError, UsageError
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS, Hparam, flatten, hparams_sha256, unflatten
 from lossy_mlflow.tracking.identity import KnownRun
+from lossy_mlflow.tracking.run_files import HPARAMS_FILE
 from lossy_mlflow.tracking.tags import number
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ STARTED_OFFLINE = "started_offline"
 
 PARAM_LENGTH_LIMIT = 6000
 _PARAMS_A_BATCH = 100
-_HPARAMS_FILE = "hparams.json"
 
 
 def quoted(text: str) -> str:
@@ -128,7 +128,7 @@ def log_hparams(client: MlflowClient, run_id: str, tree: Hparam) -> None:
     for start in range(0, len(params), _PARAMS_A_BATCH):
         client.log_batch(run_id, params=params[start : start + _PARAMS_A_BATCH])
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, _HPARAMS_FILE)
+        file = Path(folder, HPARAMS_FILE)
         file.write_text(json.dumps(flat, indent=1))
         client.log_artifact(run_id, str(file))
 
@@ -148,9 +148,9 @@ def hparams_of_run(client: MlflowClient, run: Run) -> Hparam:
         return tree
     with tempfile.TemporaryDirectory() as folder:
         artifacts = artifacts_of(client, run.info.run_id)
-        if _HPARAMS_FILE not in paths_in(artifacts):
+        if HPARAMS_FILE not in paths_in(artifacts):
             raise _unknown_hparams(run, "is gone")
-        file = artifacts.download_artifacts(_HPARAMS_FILE, folder)
+        file = artifacts.download_artifacts(HPARAMS_FILE, folder)
         try:
             return unflatten(json.loads(Path(file).read_text()))
         except (ValueError, AttributeError, UsageError) as error:
@@ -158,7 +158,7 @@ def hparams_of_run(client: MlflowClient, run: Run) -> Hparam:
 
 
 def _unknown_hparams(run: Run, why: str) -> NotFoundError:
-    what = f"The hparams of the run {run.info.run_id} can't be read: its {_HPARAMS_FILE} {why}."
+    what = f"The hparams of the run {run.info.run_id} can't be read: its {HPARAMS_FILE} {why}."
     return NotFoundError(what, "Train anew: --overwrite")
 
 

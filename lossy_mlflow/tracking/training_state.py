@@ -22,16 +22,13 @@ from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.tracking.connection import Connection, without_password
+from lossy_mlflow.tracking.run_files import STATE_FOLDER, STATE_SLOTS, STATE_TAG, StoredState, stored_state
 from lossy_mlflow.tracking.runs import artifacts_of, paths_in
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger("lossy_mlflow")
-
-_TAG = "training_state"
-_FOLDER = "training_state"
-_SLOTS = ("a.safetensors", "b.safetensors")
 
 
 class LostStateError(LossyError):
@@ -51,15 +48,6 @@ class Progress:
     epoch: int
     best_epoch: int
     best_val_loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """What the tag says: which file of the folder is the newest state, its digest, and the epoch after which it was."""
-
-    file: str
-    sha256: str
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +74,24 @@ class TrainingStates:
         """
         from safetensors.torch import save
 
-        name = _SLOTS[1] if self._in_use == _SLOTS[0] else _SLOTS[0]
+        name = STATE_SLOTS[1] if self._in_use == STATE_SLOTS[0] else STATE_SLOTS[0]
         text = json.dumps(asdict(progress))
         # In memory, and not by save_file: of a full disk that one tells in an error of its own, without the system's number.
         content = save(dict(tensors), {"progress": text, "sha256": _digest(tensors, text)})
         self._store(content, name)
-        stored = _Stored(name, hashlib.sha256(content).hexdigest(), progress.epoch)
-        self._connection.client.set_tag(self._run_id, _TAG, json.dumps(asdict(stored)))
+        stored = StoredState(name, hashlib.sha256(content).hexdigest(), progress.epoch)
+        self._connection.client.set_tag(self._run_id, STATE_TAG, json.dumps(asdict(stored)))
         self._in_use = name
 
     def _store(self, content: bytes, name: str) -> None:
         if outbox := self._connection.outbox:
             # MLflow's own call doesn't say whether there was room for it.
-            outbox.journal(self._run_id).keep_file(io.BytesIO(content), f"{_FOLDER}/{name}")
+            outbox.journal(self._run_id).keep_file(io.BytesIO(content), f"{STATE_FOLDER}/{name}")
             return
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, name)
             file.write_bytes(content)
-            self._connection.client.log_artifact(self._run_id, str(file), _FOLDER)
+            self._connection.client.log_artifact(self._run_id, str(file), STATE_FOLDER)
 
 
 def load_training_state(client: MlflowClient, run_id: str) -> TrainingState | None:
@@ -116,11 +104,11 @@ def load_training_state(client: MlflowClient, run_id: str) -> TrainingState | No
     if stored is None:
         return None
     artifacts = artifacts_of(client, run_id)
-    there = paths_in(artifacts, _FOLDER)
+    there = paths_in(artifacts, STATE_FOLDER)
     found: list[TrainingState] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in sorted(_SLOTS, key=lambda slot: slot != stored.file):
-            if (path := f"{_FOLDER}/{name}") not in there:
+        for name in sorted(STATE_SLOTS, key=lambda slot: slot != stored.file):
+            if (path := f"{STATE_FOLDER}/{name}") not in there:
                 continue
             file = Path(artifacts.download_artifacts(path, folder))
             if name == stored.file and _sha256(file) == stored.sha256:
@@ -128,11 +116,11 @@ def load_training_state(client: MlflowClient, run_id: str) -> TrainingState | No
             if whole := _read_whole_state(file):
                 found.append(whole)
     state = f"The training state of run {run_id} (epoch {stored.epoch})"
-    if f"{_FOLDER}/{stored.file}" in there:
+    if f"{STATE_FOLDER}/{stored.file}" in there:
         what = f"{state} is damaged: its SHA-256 is not the recorded one."
     else:
         where = without_password(client.get_run(run_id).info.artifact_uri)
-        what = f"{state} is gone: there is no {_FOLDER}/{stored.file} in {where}."
+        what = f"{state} is gone: there is no {STATE_FOLDER}/{stored.file} in {where}."
     if not found:
         raise LostStateError(what)
     newest = max(found, key=lambda whole: whole.progress.epoch)
@@ -172,28 +160,19 @@ def _digest(tensors: Mapping[str, Tensor], progress: str) -> str:
     return digest.hexdigest()
 
 
-def _stored(client: MlflowClient, run_id: str) -> _Stored | None:
+def _stored(client: MlflowClient, run_id: str) -> StoredState | None:
     try:
-        text = client.get_run(run_id).data.tags.get(_TAG, "")
+        text = client.get_run(run_id).data.tags.get(STATE_TAG, "")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise LostStateError(f"The run {run_id} is gone, and its training state with it.") from error
-    stored = _read(text)
+    stored = stored_state(text)
     if text and stored is None:
         raise LostStateError(
-            f"The training state of run {run_id} can't be found: its tag {_TAG} doesn't name one ({text[:60]!r})."
+            f"The training state of run {run_id} can't be found: its tag {STATE_TAG} doesn't name one ({text[:60]!r})."
         )
     return stored
-
-
-def _read(tag: str) -> _Stored | None:
-    """None where the tag is not what `TrainingStates` has written: anybody can edit a tag."""
-    try:
-        stored = _Stored(**json.loads(tag))
-    except (ValueError, TypeError):
-        return None
-    return stored if stored.file in _SLOTS else None
 
 
 def _sha256(file: Path) -> str:

@@ -152,7 +152,14 @@ def test_a_folder_that_holds_something_else_stays_as_it_is(here: Workplace, regi
     for target, says in [(full, "holds other files than models:/mine/1"), (file, "is a file")]:
         with pytest.raises(ConflictError, match=says):
             download("mine", target)
-    for target, says in [(file / "below", "File exists"), (here.folder / ("long" * 99), "name too long")]:
+    for target, says in [
+        (file / "below", "File exists"),
+        (here.folder / ("long" * 99), "name too long"),
+        (
+            Path("/proc/none"),
+            "can't be put into place",
+        ),  # a folder in which no file can be made, not even by root
+    ]:
         with pytest.raises(LossyError, match=says):
             download("mine", target)
     with pytest.raises(UsageError, match="is the working folder"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -11,9 +12,10 @@ import torch
 from torch import nn
 
 import lossy_mlflow
-from lossy_mlflow.checkpoints.flavor import FILES
+from lossy_mlflow.checkpoints.flavor import FILES, SAMPLES
 from lossy_mlflow.checkpoints.publish import Publication, Snapshot, publish
 from lossy_mlflow.checkpoints.retire import retire_earlier_runs, runs_if_label_is_its_own
+from lossy_mlflow.checkpoints.verify import verify, versions_to_verify
 from lossy_mlflow.errors import LossyError, NotFoundError, UsageError
 from lossy_mlflow.hparams import Hparam, get_hparams
 from lossy_mlflow.models import build_model, decoder_of
@@ -48,6 +50,23 @@ def test_a_decoder_has_all_its_files_and_no_others(here: Workplace, run_id: str)
     _publish(run_id)
     stored = _stored(here)
     assert {path.relative_to(stored).as_posix() for path in stored.rglob("*") if path.is_file()} == FILES
+
+
+def test_a_picture_is_one_of_the_versions_files_and_stands_in_its_description(
+    here: Workplace, run_id: str
+) -> None:
+    tree, client = get_hparams("vae2_digits"), mlflow.MlflowClient()
+    snapshot = replace(_snapshot(tree, 1, 1.0), samples=b"a picture")
+    publish(connect(), run_id, Publication("mine", "", tree, {}), snapshot)
+    version = client.get_model_version("mine", "1")
+    model = client.get_logged_model(version.source.removeprefix("models:/"))
+    assert (_stored(here) / SAMPLES).read_bytes() == b"a picture"
+    for description in (version.description, model.tags["mlflow.note.content"]):
+        assert description.startswith("Epoch 1, val_loss 1.0000.\n")
+        assert f"/{model.model_id}/artifacts/files?artifact_file_path={SAMPLES})" in description
+    assert {row.state for row in verify(versions_to_verify("mine"))} == {"ok"}
+    (_stored(here) / SAMPLES).write_bytes(b"another one")
+    assert {row.state for row in verify(versions_to_verify("mine"))} == {"damaged"}
 
 
 def test_files_that_are_gone_are_named_with_the_place_where_they_were(here: Workplace, run_id: str) -> None:

@@ -14,7 +14,7 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
 def _commands(text: str, tool: str) -> list[list[str]]:
-    lines = re.findall(rf"^    ({tool} .*)$", text, flags=re.MULTILINE)
+    lines = re.findall(rf"^    ({tool} .*)$", text.replace("\\\n", ""), flags=re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 

@@ -132,6 +132,7 @@ def contents(package: Path) -> dict[Path, bytes]:
     return {file.relative_to(package): file.read_bytes() for file in files}
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(900)
 def test_an_isolated_environment_holds_the_package_itself(
     workplace: Workplace, client: Any, project: Path, environments: Path

@@ -6,6 +6,7 @@ LOSSY_SCREENSHOTS=docs/images pytest tests/e2e/test_ui.py
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,9 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
+import lossy_mlflow
+from lossy_mlflow.experiments.imports import import_files
+from lossy_mlflow.experiments.pictures import samples_png
+from lossy_mlflow.hparams import get_hparams
+from lossy_mlflow.tracking.connection import tracking_to
 from tests.conftest import Workplace, start_mlflow_server
 
 CHROMIUM = shutil.which("chromium")
@@ -253,6 +262,37 @@ def test_the_registered_model_shows_its_versions_aliases_and_tags(page: Page, tr
     expect(page.locator("body")).to_contain_text("@ best")
 
 
+@pytest.mark.parametrize("name", ["vae10_digits", "brought in"])
+def test_a_version_shows_its_pictures_its_signature_and_an_example(
+    page: Page, trained: Trained, tmp_path: Path, name: str
+) -> None:
+    if name == "brought in":
+        _import_as(name, trained, tmp_path)
+    version = trained.client.get_model_version_by_alias(name, "best")
+    page.goto(f"/#/models/{name}/versions/{version.version}")
+    body = page.locator("body")
+    expect(body).to_contain_text(re.compile(rf"Epoch {version.tags['epoch']}[,.]"))
+    expect(body).to_contain_text(version.tags["files_sha256"])
+    # The picture is of this version's own decoder, drawn once more from what the registry hands out.
+    _expect_picture(page.locator("img[src*='samples.png']"), name, trained.uri)
+    page.get_by_text("Inputs (1)").click()
+    page.get_by_text("Outputs (1)").click()
+    expect(body).to_contain_text("float32, shape: [-1,10]")
+    expect(body).to_contain_text("float32, shape: [-1,64]")
+    page.screenshot(path=tmp_path / "version.png")
+
+    page.get_by_role("link", name=f"decoder-epoch-{version.tags['epoch']}").click()
+    _expect_picture(page.locator("img[src*='samples.png']"), name, trained.uri)
+    page.get_by_role("link", name="Artifacts", exact=True).or_(
+        page.get_by_text("Artifacts", exact=True)
+    ).first.click()
+    page.get_by_text("samples.png", exact=True).click()
+    expect(page.locator("img[src*='samples.png'], img[src^='blob:']").first).to_be_visible()
+    page.screenshot(path=tmp_path / "files.png")
+    page.get_by_text("input_example.json", exact=True).click()
+    expect(body).to_contain_text(re.compile(r"\[\s*0,\s*0,"))
+
+
 def _cell(row: Locator, column: str) -> Locator:
     return row.locator(f'[col-id="{column}"]')
 
@@ -310,3 +350,21 @@ def _pictures(trained: Trained, run_id: str, key: str) -> dict[int, str]:
 def _newest_common_picture(trained: Trained) -> int:
     steps = [_pictures(trained, run.info.run_id, "samples").keys() for run in trained.runs.values()]
     return max(set(steps[0]).intersection(*steps))
+
+
+def _import_as(name: str, trained: Trained, folder: Path) -> None:
+    """A decoder of this server as somebody else's file."""
+    with tracking_to(trained.uri):
+        torch.save(lossy_mlflow.load_decoder("vae10_digits@last").state_dict(), folder / "theirs.pth")
+        import_files([str(folder / "theirs.pth")], name=name, hparam_set="vae10_digits")
+
+
+def _expect_picture(shown: Locator, name: str, uri: str) -> None:
+    expect(shown).not_to_have_js_property("naturalWidth", 0)
+    file = shown.page.request.get(shown.evaluate("image => image.src")).body()
+    pixels = np.asarray(Image.open(io.BytesIO(file)), int)
+    with tracking_to(uri):
+        decoder = lossy_mlflow.load_decoder(f"{name}@best")
+    drawn = samples_png(decoder, get_hparams("vae10_digits"), "cpu")
+    # Another number of threads adds in another order.
+    assert np.abs(np.asarray(Image.open(io.BytesIO(drawn)), int) - pixels).max() <= 1

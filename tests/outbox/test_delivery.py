@@ -57,6 +57,35 @@ def test_all_that_is_logged_arrives(place: OutboxPlace, name: str) -> None:
     _check_log(place, name)
 
 
+@pytest.mark.parametrize("delay", ["0", "60"])
+def test_a_delay_saves_requests_and_holds_up_no_end(place: OutboxPlace, name: str, delay: str) -> None:
+    program = """
+import sys, time, mlflow
+with mlflow.start_run(run_name=sys.argv[1]) as run:
+    for step in range(80):
+        mlflow.log_metric("loss", step, step=step)
+        time.sleep(0.05)
+        if step == 9:
+            mlflow.get_run(run.info.run_id)  # the sender is at work by then, and what it has read doesn't wait
+            print("read", flush=True)
+    print("logged", flush=True)
+    sys.stdin.readline()
+"""
+    process = place.start(program, name, LOSSY_OUTBOX_DELAY=delay)
+    assert process.stdout
+    assert process.stdout.readline() == "read\n"
+    time.sleep(1)
+    before = place.proxy.requests
+    assert process.stdout.readline() == "logged\n"
+    sent = place.proxy.requests - before
+    assert (sent == 0) == (delay == "60")
+    _, err = process.communicate("", timeout=30)
+    assert (process.returncode, "wait in" in err) == (0, False)
+    (run,) = place.on_server(name)
+    assert run.info.status == "FINISHED"
+    assert len(place.points(run.info.run_id, "loss")) == 80
+
+
 @pytest.mark.parametrize(
     "mode", ["refuse", *(pytest.param(mode, marks=CAMPAIGN) for mode in ("stall", "error", "reset"))]
 )

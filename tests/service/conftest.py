@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,13 @@ from typing import Any
 import pytest
 import requests
 
+from lossy_mlflow.cli import main
+from lossy_mlflow.cli.app import app
+from lossy_mlflow.service.stores import Stores
+from tests.conftest import Workplace
+from tests.service.filled import Done, Filled, Places, fill
+from tests.service.kept import Kept, at_home, keep_postgres, keep_sqlite
+from tests.service.people import Belongings, Guarded, furnish, own_stores, start_guarded
 from tests.services.lossy_serve import Served, start_lossy_serve
 from tests.services.nginx import start_nginx
 from tests.services.postgres import PASSWORD, Postgres, start_postgres
@@ -120,3 +130,118 @@ def team_server(
         start_nginx(folder / "nginx", f"unix:{socket}") as proxy,
     ):
         yield Team(proxy.uri, database, artifacts, proxy.certificate, socket, secrets, served)
+
+
+@pytest.fixture
+def command(here: Workplace, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs `lossy` in this process, up to its exit code."""
+
+    def run(*words: str) -> Done:
+        capsys.readouterr()
+        code = 0
+        try:
+            main(list(words))
+        except SystemExit as exit_code:
+            code = int(exit_code.code or 0)
+        printed = capsys.readouterr()
+        return Done(code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
+    """SQLite and folders, or PostgreSQL and S3: a server's stores with some of everything."""
+    if request.param == "sqlite":
+        return request.getfixturevalue("sqlite_places")
+    server, s3 = request.getfixturevalue("postgres"), request.getfixturevalue("s3_uri")
+    full = Filled(request.getfixturevalue("postgres_uri"), f"{s3}/artifacts")
+    fill(full)
+    return Places(full, Filled(server.create(f"t{uuid.uuid4().hex[:12]}"), f"{s3}/restored"), f"{s3}/backups")
+
+
+@pytest.fixture
+def sqlite_places(tmp_path: Path, migrated_database: Path) -> Places:
+    """SQLite and folders."""
+    (tmp_path / "server").mkdir()
+    shutil.copy(migrated_database, tmp_path / "server" / "mlflow.db")
+    full = Filled(f"sqlite:///{tmp_path}/server/mlflow.db", f"{tmp_path}/server/mlartifacts")
+    fill(full)
+    empty = Filled(f"sqlite:///{tmp_path}/other/mlflow.db", f"{tmp_path}/other/mlartifacts")
+    return Places(full, empty, f"{tmp_path}/backups")
+
+
+@pytest.fixture(scope="session")
+def kept_in_files(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Kept:
+    """SQLite and a folder, after a life. To be copied."""
+    return keep_sqlite(tmp_path_factory.mktemp("kept"), migrated_database)
+
+
+@pytest.fixture(scope="session")
+def kept_in_services(
+    tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, migrated_postgres: str, seaweedfs: SeaweedFS
+) -> Kept:
+    """PostgreSQL and S3, after a life. To be copied."""
+    return keep_postgres(tmp_path_factory.mktemp("kept"), postgres, migrated_postgres, seaweedfs)
+
+
+@pytest.fixture(params=["files", "services"])
+def kept(request: pytest.FixtureRequest) -> Kept:
+    found: Kept = request.getfixturevalue(f"kept_in_{request.param}")
+    return found
+
+
+@pytest.fixture
+def stores(kept: Kept, tmp_path: Path) -> Stores:
+    """Both copied, for this test alone."""
+    return kept.copy(tmp_path)
+
+
+Check = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Iterator[Check]:
+    """check(stores, *words) -> exit code of `lossy check`, and what it prints as JSON; on the machine that kept them."""
+    name = next(
+        (name for name in ("kept", "kept_in_files", "kept_in_services") if name in request.fixturenames), ""
+    )
+    kept: Kept = request.getfixturevalue(name)
+    with at_home(kept.home, kept.variables) as patch:
+
+        def run(stores: Stores, *words: str) -> tuple[int, Any]:
+            patch.setenv("MLFLOW_BACKEND_STORE_URI", stores.database)
+            patch.setenv("MLFLOW_ARTIFACTS_DESTINATION", stores.artifacts)
+            capsys.readouterr()
+            try:
+                app.main(["check", "--json", *words], prog_name="lossy", standalone_mode=False)
+                code = 0
+            except SystemExit as end:
+                code = int(str(end.code))
+            return code, json.loads(capsys.readouterr().out)
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Guarded]:
+    """A team's server behind the fences, with Alice and Bob. It has 64 MB for temporary files, where a test may mount that."""
+    folder = tmp_path_factory.mktemp("guarded")
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(temporary)]
+    mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        with start_guarded(
+            folder, own_stores(folder, migrated_database), {"TMPDIR": str(temporary)}
+        ) as server:
+            yield server
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(temporary)], check=True)
+
+
+@pytest.fixture(scope="session")
+def alices(guarded: Guarded) -> Belongings:
+    """What Alice has there."""
+    return furnish(guarded)

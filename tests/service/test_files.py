@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lossy_mlflow.errors import LossyError, NotFoundError, UnreachableError
-from lossy_mlflow.service.files import FilePlace, file_place
+from lossy_mlflow.service.files import ChangedError, FilePlace, file_place
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -96,3 +100,47 @@ def test_what_is_wrong_with_a_bucket_is_said(s3_uri: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     with pytest.raises(UnreachableError, match="can't be reached"):
         list(file_place(s3_uri).files())
+
+
+def test_what_a_killed_writer_left_is_cleared_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    host = socket.gethostname()
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    dead, living = f".lossy-part-{ended.pid}-aa-{host}", f".lossy-part-{os.getpid()}-bb-{host}"
+    (tmp_path / "a").mkdir()
+    for name in (dead, living, ".lossy-part-1-cc-elsewhere", "mine"):
+        (tmp_path / "a" / name).write_text("x")
+    place = file_place(str(tmp_path))
+    assert [file.path for file in place.files()] == ["a/mine"]
+    place.clear()
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        living,
+        ".lossy-part-1-cc-elsewhere",
+        "mine",
+    }
+    old = time.time() - 2 * 86400
+    os.utime(tmp_path / "a" / ".lossy-part-1-cc-elsewhere", (old, old))
+    place.clear()
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {living, "mine"}
+
+
+def test_a_file_that_is_written_while_it_is_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    place = file_place(str(tmp_path))
+    told = pytest.raises(ChangedError)
+    with told, place.open("a"):
+        (tmp_path / "a").write_bytes(b"two and more")
+
+
+def test_a_name_that_is_known_at_the_end_alone(place: FilePlace) -> None:
+    for number, size in enumerate((3, 10_000_000)):
+        content = os.urandom(size)
+        source = io.BytesIO(content)
+        names = iter([f"kept/{number}", None])
+        place.write_as(names.__next__, source)
+        assert source.read() == b""
+        place.write_as(names.__next__, io.BytesIO(b"not kept"))
+        with place.open(f"kept/{number}") as stream:
+            assert stream.read() == content
+    place.sync()
+    assert [file.path for file in place.files()] == ["kept/0", "kept/1"]

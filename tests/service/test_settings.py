@@ -34,7 +34,7 @@ def test_the_names_of_a_server_and_the_pages_that_may_ask_it() -> None:
         *("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*"),
     ]
     assert environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",") == [
-        *("https://ml.example.org", "https://ml.example.org:*", "https://[fd00::1]", "https://[[]fd00::1]:*"),
+        *("https://ml.example.org", "https://ml[.]example[.]org:[0-9]*", "https://[[]fd00::1[]]*"),
         "https://other:8443",
     ]
 
@@ -79,3 +79,35 @@ def test_secrets_come_from_files_as_well(tmp_path: Path) -> None:
         secrets_in_files({f"{name}_FILE": str(tmp_path / "none")})
     with pytest.raises(UsageError, match="Both MLFLOW_FLASK_SERVER_SECRET_KEY and"):
         secrets_in_files({f"{name}_FILE": str(file), name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("origin", "ours"),
+    [
+        *(
+            ("https://ml.example.org", True),
+            ("https://ml.example.org:8443", True),
+            ("https://[fd00::1]", True),
+        ),
+        *(("https://[fd00::1]:8443", True), ("https://ml.example.org.evil.example", False)),
+        *(
+            ("https://mlxexample.org:8443", False),
+            ("https://evil.example", False),
+            ("https://fd00.example", False),
+        ),
+    ],
+)
+def test_pages_of_the_servers_names_and_no_others_write_and_read(origin: str, ours: bool) -> None:
+    from flask import Flask
+    from flask_cors import CORS
+    from mlflow.server.security_utils import should_block_cors_request
+
+    names = Serving(port=1, auth=True, allowed_hosts=("ml.example.org", "[fd00::1]"))
+    environment = server_settings(TEAM, names, {}).environment
+    origins = environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    assert should_block_cors_request(origin, "POST", origins) is not ours
+    app = Flask("page")
+    # As MLflow sets it up for most of its routes.
+    CORS(app, resources={r"/*": {"origins": origins}}, supports_credentials=True)
+    answer = app.test_client().get("/", headers={"Origin": origin})
+    assert (answer.headers.get("Access-Control-Allow-Origin") == origin) is ours

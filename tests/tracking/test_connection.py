@@ -10,7 +10,7 @@ import pytest
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.tracking.connection import connect
 
-DRIVERS = {"psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient", "pymysql": "pymysql", "pyodbc": "pyodbc"}
+DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql", "pyodbc": "pyodbc"}
 
 
 def _connecting(uri: str, monkeypatch: pytest.MonkeyPatch) -> LossyError:
@@ -49,10 +49,16 @@ def test_an_address_that_leads_nowhere(
     assert "MLFLOW_TRACKING_URI" in error.hint
 
 
+def test_a_password_with_a_slash_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = _connecting("http://me:hunter2/hunter2@host", monkeypatch)
+    assert "can't be told from its user and password" in error.what
+    assert "%2F" in error.hint
+
+
 @pytest.mark.parametrize(
     ("dialect", "module"),
     [
-        ("postgresql", "psycopg"),
+        ("postgresql+psycopg2", "psycopg2"),
         ("mysql", "MySQLdb"),
         ("mysql+pymysql", "pymysql"),
         ("mssql", "pyodbc"),

@@ -68,7 +68,9 @@ def test_the_lock_domain_is_drawn_once(here: Workplace) -> None:
     [
         ("at http://me:secret@host/x", "at http://host/x"),
         ("at http://me:p@ss@host/x", "at http://host/x"),
+        ("at postgresql+psycopg://me:p/ss@host/x", "at postgresql+psycopg://host/x"),
         ("me@host and http://host/a@b", "me@host and http://host/a@b"),
+        ("sqlite:////home/me@work/a:b.db", "sqlite:////home/me@work/a:b.db"),
     ],
 )
 def test_passwords_are_left_out(text: str, shown: str) -> None:

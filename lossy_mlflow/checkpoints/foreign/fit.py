@@ -24,9 +24,11 @@ _LOGVAR = "x_logvar"
 class Fitted:
     """A decoder's weights, contiguous and in the model's own types; `notes`: what was changed on the way.
 
+    `decoder`: the module with these weights, in evaluation mode, on the CPU.
     `rest`: the other tensors of the model, an encoder's, by its names; empty where the file has the decoder alone.
     """
 
+    decoder: nn.Module
     weights: Mapping[str, Tensor]
     rest: Mapping[str, Tensor]
     notes: tuple[str, ...]
@@ -73,13 +75,14 @@ def fitted(tensors: Mapping[str, Tensor], tree: Hparam, what: str) -> Fitted:
                 "A decoder with these makes no images. Take an earlier checkpoint of that training.",
             )
     weights = {name: converted[prefix + name] for name in decoder.state_dict()}
-    _refuse_without_images(decoder, weights, tree, what)
+    decoder.load_state_dict(weights)
+    _refuse_without_images(decoder.eval(), tree, what)
     rest = (
         {name: tensor for name, tensor in converted.items() if not name.startswith(prefix)}
         if is_whole
         else {}
     )
-    return Fitted(weights, rest, tuple(notes))
+    return Fitted(decoder, weights, rest, tuple(notes))
 
 
 def _with_logvar(given: Mapping[str, Tensor], decoder: nn.Module, prefix: str) -> dict[str, Tensor]:
@@ -95,17 +98,14 @@ def _with_logvar(given: Mapping[str, Tensor], decoder: nn.Module, prefix: str) -
     return tensors
 
 
-def _refuse_without_images(
-    decoder: nn.Module, weights: Mapping[str, Tensor], tree: Hparam, what: str
-) -> None:
+def _refuse_without_images(decoder: nn.Module, tree: Hparam, what: str) -> None:
     import torch
 
     from lossy_mlflow.models import decode
 
-    decoder.load_state_dict(weights)
     z = torch.linspace(-1, 1, 2 * tree.model_train.z_size).reshape(2, -1)
     with explained_user_code(f"The decoder in {what} fails"), torch.no_grad():
-        x_mean, x_logvar = decode(decoder.eval(), z)
+        x_mean, x_logvar = decode(decoder, z)
     wanted = (2, tree.dataset.input_vector_length)
     if tuple(x_mean.shape) != wanted or not all(map(_all_finite, (x_mean, x_logvar))):
         sizes = f"shape {tuple(x_mean.shape)}" if tuple(x_mean.shape) != wanted else "NaN or infinite numbers"

@@ -1,0 +1,252 @@
+"""What a group's server bears: many clients through the outbox, against the same with plain MLflow clients.
+
+    python benchmarks/service.py [--clients 50] [--rate 10] [--seconds 60]
+
+`lossy serve --auth` with two workers on PostgreSQL, all on this machine. One process drives all clients: each logs so many points
+a second, one call a point. Plain clients wait for the server at each call, and log as many points as they get through. Stored:
+what the database has in the end. CPU: of the server's processes, from the first point until all are stored, PostgreSQL's apart.
+UI: the request for the first page of runs, twice a second meanwhile, and before on the idle server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import requests
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # the tests' servers
+
+_IDLE_S = 15
+_AUTH = ("admin", "benchmark-password")
+
+# One process for all clients: how: plain, a thread a client, or outbox.
+_LOAD = """
+import json, sys, threading, time
+import mlflow
+from mlflow import MlflowClient
+clients, rate, seconds, how = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+experiment = mlflow.set_experiment(how).experiment_id
+client = MlflowClient()
+runs = [client.create_run(experiment, run_name=f"{how}-{n}").info.run_id for n in range(clients)]
+print("ready", flush=True)
+sys.stdin.readline()
+begin = time.monotonic()
+tried, refused = [0] * clients, [0] * clients
+def log(number, step):
+    tried[number] += 1
+    try:
+        client.log_metric(runs[number], "loss", step / 7, step=step)
+    except Exception:
+        refused[number] += 1
+def alone(number):
+    step = 0
+    while (now := time.monotonic() - begin) < seconds:
+        time.sleep(max(0.0, step / rate - now))
+        log(number, step)
+        step += 1
+if how == "plain":
+    threads = [threading.Thread(target=alone, args=(number,)) for number in range(clients)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+else:
+    for step in range(int(seconds * rate)):
+        time.sleep(max(0.0, step / rate - (time.monotonic() - begin)))
+        for number in range(clients):
+            log(number, step)
+for run in runs:
+    client.set_terminated(run)
+print(json.dumps([sum(tried), sum(refused)]), flush=True)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`ui`: seconds of the UI's requests; `cpu`: seconds of the server's processes; `took`: seconds until all was stored."""
+
+    tried: int
+    refused: int
+    stored: int
+    took: float
+    cpu: float
+    ui: list[float]
+
+    @property
+    def cpu_per_1000(self) -> float:
+        return 1000 * self.cpu / max(1, self.stored)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--rate", type=float, default=10, help="points a second of each client")
+    parser.add_argument("--seconds", type=float, default=60)
+    options = parser.parse_args()
+    from tests.services.postgres import start_postgres
+
+    with tempfile.TemporaryDirectory() as folder, start_postgres() as postgres:
+        database = postgres.create("mlflow")
+        with _server(Path(folder), database) as (uri, process):
+            idle = _ui_times(uri, _IDLE_S)
+            wanted = int(options.clients * options.rate * options.seconds)
+            print(f"{options.clients} clients, {options.rate:g} points a second each, {options.seconds:g} s")
+            loads = {}
+            for name, tracking_uri, delay in (
+                ("plain", uri, ""),
+                ("outbox, 1 s", f"outbox+{uri}", "1"),
+                ("outbox, 5 s", f"outbox+{uri}", "5"),
+            ):
+                environment = _client(folder, tracking_uri, delay)
+                loads[name] = _measure(options, environment, uri, process, lambda: _count(postgres), name)
+    _print(wanted, idle, loads)
+
+
+def _print(wanted: int, idle: list[float], loads: dict[str, Load]) -> None:
+    print(f"{'':<13}{'stored':>15}{'a second':>10}{'refused':>9}{'CPU / 1000':>12}{'UI p99':>9}")
+    print(f"{'idle':<13}{'':>15}{'':>10}{'':>9}{'':>12}{_p99(idle) * 1000:>6.0f} ms")
+    for name, load in loads.items():
+        print(
+            f"{name:<13}{load.stored:>7} /{wanted:>6}{load.stored / load.took:>10.0f}"
+            f"{load.refused / max(1, load.tried):>9.1%}{load.cpu_per_1000:>10.2f} s{_p99(load.ui) * 1000:>6.0f} ms"
+        )
+    plain = loads["plain"].cpu_per_1000
+    for name, target in (("outbox, 1 s", 8), ("outbox, 5 s", 20)):
+        load = loads[name]
+        print(
+            f"{name}: CPU per point {plain / load.cpu_per_1000:.1f} x less than plain (target {target} x), "
+            f"UI p99 {_p99(load.ui) / _p99(idle):.1f} x idle (target < 3 x)"
+        )
+
+
+def _measure(options, environment, uri, server, count, name) -> Load:  # type: ignore[no-untyped-def]
+    how = "plain" if name == "plain" else name
+    command = [
+        sys.executable,
+        "-c",
+        _LOAD,
+        str(options.clients),
+        str(options.rate),
+        str(options.seconds),
+        how,
+    ]
+    load = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert load.stdin
+    assert load.stdout
+    assert load.stdout.readline() == "ready\n"
+    time.sleep(3)  # the runs themselves are through
+    stored_before, cpu_before, begin = count(), _cpu(server), time.monotonic()
+    load.stdin.write("\n")
+    load.stdin.flush()
+    ui: list[float] = []
+    done = threading.Event()
+    asking = threading.Thread(target=lambda: ui.extend(_ui_times(uri, 3600, done)))
+    asking.start()
+    tried, refused = json.loads(load.stdout.readline())
+    done.set()
+    asking.join()
+    until = time.monotonic() + 60
+    while (stored := count() - stored_before) < tried - refused and time.monotonic() < until:
+        time.sleep(0.2)
+    took, cpu = time.monotonic() - begin, _cpu(server) - cpu_before
+    load.wait()
+    return Load(tried, refused, stored, took, cpu, ui)
+
+
+def _client(folder: str, uri: str, delay: str) -> dict[str, str]:
+    return os.environ | {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_TRACKING_USERNAME": _AUTH[0],
+        "MLFLOW_TRACKING_PASSWORD": _AUTH[1],
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "LOSSY_OUTBOX_DIR": f"{folder}/outbox-{delay}",
+        "LOSSY_OUTBOX_DELAY": delay,
+    }
+
+
+def _count(postgres) -> int:  # type: ignore[no-untyped-def]
+    return int(postgres.sql("select count(*) from metrics", "mlflow"))
+
+
+def _cpu(server: subprocess.Popen[bytes]) -> float:
+    """Seconds of CPU of the server's processes so far."""
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    return sum(sum(member.cpu_times()[:2]) for member in family)
+
+
+def _ui_times(uri: str, seconds: float, done: threading.Event | None = None) -> list[float]:
+    """Seconds of each request that the UI makes for the first page of runs, two a second."""
+    session = requests.Session()
+    session.auth = _AUTH
+    found = session.post(
+        f"{uri}/ajax-api/2.0/mlflow/experiments/search", json={"max_results": 100}, timeout=60
+    )
+    experiments = [item["experiment_id"] for item in found.json()["experiments"]]
+    times, until = [], time.monotonic() + seconds
+    while time.monotonic() < until and not (done and done.is_set()):
+        begin = time.perf_counter()
+        reply = session.post(
+            f"{uri}/ajax-api/2.0/mlflow/runs/search",
+            json={
+                "experiment_ids": experiments,
+                "max_results": 100,
+                "order_by": ["attributes.start_time DESC"],
+            },
+            timeout=60,
+        )
+        reply.raise_for_status()
+        times.append(time.perf_counter() - begin)
+        time.sleep(0.5)
+    return times
+
+
+def _p99(times: list[float]) -> float:
+    return sorted(times)[int(0.99 * (len(times) - 1))]
+
+
+@contextmanager
+def _server(folder: Path, database: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    from tests.conftest import free_port
+
+    port = free_port()
+    environment = os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": _AUTH[1],
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": os.urandom(32).hex(),
+    }
+    command = [sys.executable, "-m", "lossy_mlflow", "serve", "--auth", "--workers", "2", "--port", str(port)]
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            try:
+                requests.get(f"{uri}/health", timeout=2).raise_for_status()
+                break
+            except requests.RequestException:
+                if process.poll() is not None:
+                    sys.exit((folder / "server.log").read_text())
+                time.sleep(0.3)
+        yield uri, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
