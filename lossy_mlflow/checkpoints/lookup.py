@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.reference import BEST_STEP, LAST_STEP, Reference, parse_reference, refuse_step
 from lossy_mlflow.checkpoints.versions import search_versions
-from lossy_mlflow.errors import NotFoundError, UsageError, did_you_mean
+from lossy_mlflow.errors import LossyError, NotFoundError, UsageError, did_you_mean
 from lossy_mlflow.hparams import get_hparams, set_of_label, train_command
 from lossy_mlflow.models import comes_trained
 from lossy_mlflow.tracking.connection import Connection, connect, explained, without_password
@@ -94,14 +94,23 @@ def versions_of(client: MlflowClient, model: RegisteredModel) -> list[Checkpoint
 
 
 def registered_model(connection: Connection, name: str) -> RegisteredModel:
-    """The registered model `name`. Raises NotFoundError with the names that are near."""
+    """The registered model `name`. Raises NotFoundError with the names that are near; LossyError, where a member has no right."""
     try:
         return connection.client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
             raise
+        hidden = error.error_code == "PERMISSION_DENIED"
     names = _registered_names(connection.client)
     near = did_you_mean(name, names)
+    if hidden:
+        # The server doesn't say which, for a name that it doesn't show.
+        raise LossyError(
+            f"{without_password(connection.uri)} shows you no registered model {name!r}: there is none, or you have no right"
+            f" on it{f'; {near}' if near else '.'}",
+            f"Ask an admin, who gives it: lossy users grant YOU --model {shlex.quote(name)} READ    and READ on its experiment,"
+            " where its files are",
+        )
     there = near or (f"it has {len(names)} of other names." if names else "it has none yet.")
     raise NotFoundError(
         f"No registered model {name!r} at {without_password(connection.uri)}; {there}",

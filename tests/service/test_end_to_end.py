@@ -173,16 +173,19 @@ def test_what_she_promotes_another_member_downloads_and_a_third_does_not(
     assert loaded.returncode == 0, loaded.stderr
     assert loaded.stdout.startswith("(4, ")
 
-    for words in (["download", reference], ["promote", f"{LABEL}@best"], ["checkpoints", LABEL]):
+    for words in (["download", reference], ["promote", f"{LABEL}@best"]):
         refused = cleo.lossy(*words)
         assert refused.returncode != 0
         assert refused.stdout == ""
-        assert LABEL in refused.stderr
+        assert f"shows you no registered model '{LABEL}'" in refused.stderr
         assert "Traceback" not in refused.stderr
     assert [path.name for path in cleo.folder.iterdir() if path.name != "home"] == []
     # She who may read may not write.
-    assert ben.lossy("promote", f"{LABEL}@last").returncode != 0
+    refused = ben.lossy("promote", f"{LABEL}@last", "--alias", "candidate")
+    assert refused.returncode == 1
+    assert "Permission denied" in refused.stderr
     assert ada.json("resolve", reference)["version"] == promoted["promotion"]["version"]
+    assert "candidate" not in ada.lossy("checkpoints", LABEL).stdout
 
 
 def test_a_hundred_megabytes_go_through_nginx_and_come_back(trained: Trained, tmp_path: Path) -> None:
