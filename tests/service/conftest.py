@@ -185,7 +185,7 @@ def kept_in_services(
     return keep_postgres(tmp_path_factory.mktemp("kept"), postgres, migrated_postgres, seaweedfs)
 
 
-@pytest.fixture(params=["files", "services"])
+@pytest.fixture(params=["files", pytest.param("services", marks=pytest.mark.campaign)])
 def kept(request: pytest.FixtureRequest) -> Kept:
     found: Kept = request.getfixturevalue(f"kept_in_{request.param}")
     return found

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy
 from mlflow import MlflowClient
 
+from lossy_mlflow.checkpoints.flavor import FILES
 from lossy_mlflow.cli.app import app
 from lossy_mlflow.outbox.books import list_outbox
 from lossy_mlflow.service.database import engine_of
@@ -32,6 +33,8 @@ TRAIN = (
     "--set=checkpointing_freq=1",
     "--set=start_checkpointing=0",
 )
+# Of a decoder: its pictures are among them.
+N_FILES = len(FILES) + 1
 _LONG = (
     "train",
     "vae2_digits",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import shutil
@@ -16,6 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.conftest import ROOT, Workplace, end_senders, mlflow_run
 from tests.service.conftest import Team
+from tests.services.postgres import Postgres
 from tests.services.seaweedfs import BUCKET, SeaweedFS
 
 CHROMIUM = shutil.which("chromium")
@@ -100,6 +102,40 @@ def test_what_is_trained_with_a_password_alone_lies_in_the_database_and_the_buck
         model_id = version.source.removeprefix("models:/")
         (weights,) = [key for key in sizes if f"/{model_id}/" in key and key.endswith(".safetensors")]
         assert sizes[weights] > 100_000
+
+
+def test_the_database_and_the_bucket_agree(
+    trained: Trained, team_server: Team, seaweedfs: SeaweedFS, tmp_path: Path
+) -> None:
+    place = Workplace(tmp_path, tmp_path / "home")
+    stores = {
+        "MLFLOW_BACKEND_STORE_URI": team_server.database,
+        "MLFLOW_ARTIFACTS_DESTINATION": team_server.artifacts,
+    }
+    found = place.json("check", "--deep", env=seaweedfs.environment | stores)
+    assert found["n_known"] > 20
+    assert [one for one in found["findings"] if LABEL in str(one)] == []
+
+
+def test_no_secret_in_what_is_logged_or_stored(
+    trained: Trained, team_server: Team, postgres: Postgres
+) -> None:
+    told = [" ".join(member.cmdline()) for member in team_server.served.family()]
+    told.append(team_server.served.log.read_text())
+    name = team_server.database.rsplit("/", 1)[1]
+    tables = (
+        "tags",
+        "params",
+        "experiment_tags",
+        "model_version_tags",
+        "logged_model_tags",
+        "logged_model_params",
+        "users",
+    )
+    told += [postgres.sql(f"select * from {table}", name) for table in tables]  # noqa: S608
+    for secret in (*team_server.secrets, trained.ada.environment["MLFLOW_TRACKING_PASSWORD"]):
+        for form in (secret, base64.b64encode(secret.encode()).decode().rstrip("=")):
+            assert not [text for text in told if form in text]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium fonts-dejavu-core")

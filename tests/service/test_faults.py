@@ -26,7 +26,7 @@ from tests.services.nginx import start_nginx
 from tests.services.postgres import Postgres, start_postgres
 from tests.services.seaweedfs import BUCKET, SeaweedFS, start_seaweedfs
 
-CAMPAIGN = pytest.mark.campaign
+pytestmark = pytest.mark.campaign
 _PASSWORD = "password-of-the-admin"  # noqa: S105
 
 # Each line of its output is a call that has returned.
@@ -152,9 +152,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "fault", [name if name == "all of it" else pytest.param(name, marks=CAMPAIGN) for name in FAULTS]
-)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_was_acknowledged_is_there_once(service: Service, workplace: Workplace, fault: str) -> None:
     outbox = workplace.folder.parent / "outbox"
     name = fault.replace(" ", "-").replace("_", "-")

@@ -20,7 +20,7 @@ from lossy_mlflow.service.repair import repair
 from lossy_mlflow.service.stores import Stores
 from tests.conftest import Workplace, wait_for
 from tests.service.conftest import Check
-from tests.service.kept import Kept, ask, change, content_of, lossy, served
+from tests.service.kept import N_FILES, Kept, ask, change, content_of, lossy, served
 from tests.service.test_check import found_in, leave_an_upload
 
 _RUN = "0123456789abcdef" * 2
@@ -65,7 +65,7 @@ def test_what_is_safe_is_mended_and_every_version_loads(
     assert found_in(left).pop("files of nothing") == ["backups"]
     assert not [one for one in left["findings"] if one["repairable"] or one["loses"]]
     gone = before.keys() - content_of(stores).keys()
-    assert len(gone) == 8 + 2
+    assert len(gone) == N_FILES + 2
     assert sum(one["n_bytes"] for one in done["mended"] if one["kind"] != "upload without an end") == sum(
         len(before[path]) for path in gone
     )
@@ -177,4 +177,4 @@ def test_killed_in_the_middle_and_started_again(kept_in_files: Kept, tmp_path: P
     assert place.lossy(*words, env=variables).returncode == 0
     assert n_left() == 0
     assert check(stores, "--deep", "--older-than=0s")[1]["findings"] == []
-    assert len(kept - content_of(stores).keys()) == 8
+    assert len(kept - content_of(stores).keys()) == N_FILES

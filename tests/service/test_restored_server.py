@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from lossy_mlflow.outbox.books import list_outbox
 from tests.conftest import Workplace, end_senders, free_port, start_mlflow_server, wait_for
-from tests.service.conftest import Done, Kept
+from tests.service.filled import Done, Filled
 
 # Each line on its standard input is a run's name; "end" ends the run that is open.
 PROGRAM = """
@@ -98,8 +98,8 @@ def test_a_lost_server_comes_back_with_all_that_its_clients_hold(
     outbox: Path,
 ) -> None:
     port, target = free_port(), str(tmp_path / "backups")
-    old = Kept(f"sqlite:///{tmp_path}/server/mlflow.db", f"{tmp_path}/server/mlartifacts")
-    new = Kept(f"sqlite:///{tmp_path}/other/mlflow.db", f"{tmp_path}/other/mlartifacts")
+    old = Filled(f"sqlite:///{tmp_path}/server/mlflow.db", f"{tmp_path}/server/mlartifacts")
+    new = Filled(f"sqlite:///{tmp_path}/other/mlflow.db", f"{tmp_path}/other/mlartifacts")
 
     def all_is_delivered() -> bool:
         runs = list_outbox(outbox)
