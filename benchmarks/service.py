@@ -66,9 +66,9 @@ else:
         time.sleep(max(0.0, step / rate - (time.monotonic() - begin)))
         for number in range(clients):
             log(number, step)
+print(json.dumps([sum(tried), sum(refused)]), flush=True)
 for run in runs:
     client.set_terminated(run)
-print(json.dumps([sum(tried), sum(refused)]), flush=True)
 """
 
 
@@ -174,6 +174,7 @@ def _client(folder: str, uri: str, delay: str) -> dict[str, str]:
         "MLFLOW_TRACKING_USERNAME": _AUTH[0],
         "MLFLOW_TRACKING_PASSWORD": _AUTH[1],
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "LOSSY_OUTBOX_DIR": f"{folder}/outbox-{delay}",
         "LOSSY_OUTBOX_DELAY": delay,
     }

@@ -32,7 +32,7 @@ _LONGEST_WAIT_S = 30.0
 _GIVE_UP_AFTER_S = 24 * 3600
 _KEEP_DELIVERED_S = 7 * 24 * 3600
 # In no less time is a server stopped, restored from a backup, and started.
-_TRUST_S = 10.0
+_TRUST_S = 3.0
 
 
 class Sender:
