@@ -171,7 +171,7 @@ def client(workplace: Workplace) -> Any:
 @pytest.fixture
 def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     """The test's own process works in the workplace, as its commands would."""
-    for name in [key for key in os.environ if key.startswith(("MLFLOW_RUN", "LOSSY_"))]:
+    for name in [key for key in os.environ if key.startswith(("MLFLOW_RUN", "MLFLOW_EXPERIMENT", "LOSSY_"))]:
         monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, workplace.environment[name])

@@ -56,6 +56,7 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.campaign
 def test_values_arrive_byte_for_byte_at_a_git_url_and_the_same_again_points_at_its_run(
     workplace: Workplace, client: Any, project: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_the_same_name_and_seed_give_the_same_numbers(workplace: Workplace) -> N
     assert weights[0] == weights[1]
 
 
+@pytest.mark.campaign
 def test_a_training_starts_from_another_labels_model(workplace: Workplace, client: Any) -> None:
     parent = workplace.json("train", "vae2_digits", *SHORT)
     child = workplace.lossy(

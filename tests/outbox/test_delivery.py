@@ -57,7 +57,7 @@ def test_all_that_is_logged_arrives(place: OutboxPlace, name: str) -> None:
     _check_log(place, name)
 
 
-@pytest.mark.parametrize("delay", ["0", "60"])
+@pytest.mark.parametrize("delay", [pytest.param("0", marks=CAMPAIGN), "60"])
 def test_a_delay_saves_requests_and_holds_up_no_end(place: OutboxPlace, name: str, delay: str) -> None:
     program = """
 import sys, time, mlflow

@@ -79,6 +79,7 @@ def test_what_a_disk_had_no_room_for_is_saved_when_it_has(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.campaign
 @root_only
 def test_a_training_whose_decoder_no_disk_has_room_for_goes_on_later_from_its_newest_state(
     place: OutboxPlace, small_disk: Path

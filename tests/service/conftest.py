@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import uuid
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import requests
 
@@ -19,7 +21,7 @@ from lossy_mlflow.cli.app import app
 from lossy_mlflow.service.stores import Stores
 from tests.conftest import Workplace
 from tests.service.filled import Done, Filled, Places, fill
-from tests.service.kept import Kept, at_home, keep_postgres, keep_sqlite
+from tests.service.kept import Kept, at_home, keep_postgres, keep_sqlite, kept_in
 from tests.service.people import Belongings, Guarded, furnish, own_stores, start_guarded
 from tests.services.lossy_serve import Served, start_lossy_serve
 from tests.services.nginx import start_nginx
@@ -173,8 +175,17 @@ def sqlite_places(tmp_path: Path, migrated_database: Path) -> Places:
 
 @pytest.fixture(scope="session")
 def kept_in_files(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Kept:
-    """SQLite and a folder, after a life. To be copied."""
-    return keep_sqlite(tmp_path_factory.mktemp("kept"), migrated_database)
+    """SQLite and a folder, after a life, once for all workers of pytest. To be copied."""
+    base = tmp_path_factory.getbasetemp()
+    # Each worker has a folder of its own below the session's.
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kept_in_files"
+    with filelock.FileLock(shared.with_suffix(".lock")):
+        if not (shared / "done").exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            shared.mkdir()
+            keep_sqlite(shared, migrated_database)
+            (shared / "done").touch()
+    return kept_in(shared)
 
 
 @pytest.fixture(scope="session")

@@ -95,12 +95,17 @@ def lossy(*words: str) -> None:
     app.main(list(words), prog_name="lossy", standalone_mode=False)
 
 
+def kept_in(folder: Path) -> Kept:
+    """SQLite and a folder, both in `folder`."""
+    return Kept(
+        str(folder / "mlflow.db"), str(folder / "artifacts"), folder / "home", str(folder / "dead.db")
+    )
+
+
 def keep_sqlite(folder: Path, migrated: Path) -> Kept:
     """By all that `lossy` can do."""
     shutil.copy(migrated, folder / "mlflow.db")
-    kept = Kept(
-        str(folder / "mlflow.db"), str(folder / "artifacts"), folder / "home", str(folder / "dead.db")
-    )
+    kept = kept_in(folder)
     (folder / "artifacts").mkdir()
     uri = f"sqlite:///{kept.database}"
     with at_home(kept.home, {}) as patch, _served(folder, uri, kept) as server:

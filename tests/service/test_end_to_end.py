@@ -224,6 +224,7 @@ def test_what_she_promotes_another_member_downloads_and_a_third_does_not(
     assert "candidate" not in ada.lossy("checkpoints", LABEL).stdout
 
 
+@pytest.mark.campaign
 def test_a_hundred_megabytes_go_through_nginx_and_come_back(trained: Trained, tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
     content = os.urandom(1_000_000) * 100

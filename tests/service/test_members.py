@@ -170,6 +170,7 @@ def test_the_pages_of_runs_and_models_show_no_error(server: Team, trained: tuple
     assert wrong == []
 
 
+@pytest.mark.campaign
 def test_a_server_that_can_t_make_its_admin_says_so_once_and_ends(
     tmp_path: Path, migrated_database: Path
 ) -> None:
