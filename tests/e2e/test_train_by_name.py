@@ -125,6 +125,7 @@ def test_training_by_name_is_idempotent_as_make_is(workplace: Workplace, client:
         assert client.get_model_version("vae2_digits", aliases[alias]).run_id == anew["run_id"]
 
 
+@pytest.mark.campaign
 def test_a_promoted_decoder_keeps_its_run_when_its_label_is_overwritten(
     workplace: Workplace, client: Any
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_newer_format_and_a_folder_that_is_none(place: OutboxPlace, name: str,
     assert place.lossy("outbox", "send", str(tmp_path), "--to", place.server).returncode in (3, 4)
 
 
+@pytest.mark.campaign
 def test_a_server_restored_from_an_older_backup_gets_it_all_again(
     place: OutboxPlace, name: str, tmp_path: Path
 ) -> None:
