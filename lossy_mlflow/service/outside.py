@@ -18,7 +18,9 @@ _OF_RUNS = {
     "trace_tags": "select value from trace_tags where key = 'mlflow.artifactLocation'",
 }
 _OF_VERSIONS = {
-    "model_versions": "select source from model_versions union select storage_location from model_versions"
+    # Of a deleted version MLflow keeps the row, with words in place of its source.
+    "model_versions": "select coalesce(storage_location, source) from model_versions"
+    " where current_stage != 'Deleted_Internal'"
 }
 # They stand for a run's files, or a model's.
 _INDIRECT = ("runs", "models")
@@ -49,7 +51,9 @@ def outside(stores: Stores) -> Outside:
 
 def _add(found: Outside, address: str, artifacts: str, *, named_by_user: bool) -> None:
     scheme = urlsplit(address).scheme
-    if scheme in _INDIRECT:
+    # A prompt's version has a word for its source.
+    is_word = named_by_user and not scheme and not address.startswith("/")
+    if scheme in _INDIRECT or is_word:
         return
     if path_in_store(address, artifacts) is not None:
         if scheme == "mlflow-artifacts":

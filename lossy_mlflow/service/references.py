@@ -6,6 +6,7 @@ heartbeat.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ _OPEN = (
     " where runs.lifecycle_stage = 'active' and runs.status in ('RUNNING', 'SCHEDULED')"
 )
 _TRACE_TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
+
+# As `checkpoints.publish` names it: anybody may call a model's type "decoder".
+_OUR_NAME = re.compile(r"decoder-epoch-\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,7 @@ def _models(connection: Connection) -> Iterator[ModelRow]:
             name=name,
             status=_MODEL_STATES.get(status, str(status)),
             is_active=stage == "active",
-            is_decoder=kind == "decoder",
+            is_decoder=kind == "decoder" and bool(_OUR_NAME.fullmatch(name or "")),
             address=address,
             touched=max(updated, unnamed_since.get(address) or 0) / 1000,
             tags=tags.get((model_id,), {}),

@@ -103,6 +103,18 @@ def test_one_that_was_killed_is_taken_up_by_the_next(
     assert places.empty.files() == places.full.files()
 
 
+def test_a_deleted_version_and_a_prompt_lie_nowhere_else(
+    sqlite_places: Places, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqlite_places.full.use(monkeypatch)
+    client = sqlite_places.full.client()
+    client.delete_model_version("vae", "1")
+    client.create_prompt("greeting")
+    client.create_prompt_version("greeting", "Hello {{name}}")
+    done = command("backup", sqlite_places.target, "--json")
+    assert (done.code, done.json["elsewhere"]) == (0, []), done.err
+
+
 def test_folders_outside_the_destination_and_addresses_elsewhere(
     sqlite_places: Places, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

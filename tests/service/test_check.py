@@ -70,6 +70,11 @@ def test_a_healthy_server_is_clean_and_looking_changes_nothing(
     assert content_of(stores) == files
 
 
+def test_a_model_that_somebody_else_calls_a_decoder_is_none_of_ours(stores: Stores, check: Check) -> None:
+    assert change(stores, "update logged_models set name = 'vae'") > 0
+    assert check(stores, "--older-than=0s")[1]["findings"] == []
+
+
 def _rows(kept: Kept, stores: Stores, folder: Path) -> Any:
     if kept.postgres is None:
         return (folder / "mlflow.db").read_bytes(), sorted(path.name for path in folder.iterdir())
