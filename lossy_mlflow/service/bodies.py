@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,6 +17,9 @@ _BODY_BYTES = 16 << 20
 _RESERVE_BYTES = 1 << 30
 _CHECK_DISK_EVERY = 64 << 20
 
+# Nothing else is read piece by piece: MLflow takes any other body into memory before it asks who sends it.
+_UPLOAD = re.compile(r"/(ajax-)?api/2\.0/mlflow-artifacts/artifacts/")
+
 
 class _TooMuch(Exception):  # noqa: N818
     """Ends the reading of a body; its sender has been answered."""
@@ -23,7 +27,7 @@ class _TooMuch(Exception):  # noqa: N818
 
 async def bounded(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """The app reads no larger body than there is room for, whatever its sender says or doesn't say of its length."""
-    is_upload = scope["method"] == "PUT" and "/mlflow-artifacts/artifacts/" in scope["path"]
+    is_upload = scope["method"] == "PUT" and _UPLOAD.match(scope["path"]) is not None
     room = _free_bytes() if is_upload else _BODY_BYTES
     received = checked = 0
     refused = False

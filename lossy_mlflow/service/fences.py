@@ -136,7 +136,9 @@ def _paths(reading: bool) -> re.Pattern[str]:
 
 def is_open(method: str, path: str) -> bool:
     """Whether this server answers there at all."""
-    return _paths(method == "GET").fullmatch(path) is not None
+    # A path with such a step means another one to whoever reads it before or after this.
+    is_plain = not {"..", "."} & set(path.split("/"))
+    return is_plain and _paths(method == "GET").fullmatch(path) is not None
 
 
 def _refuse() -> Response | None:
@@ -181,11 +183,13 @@ class Fences:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"]
-        if not is_open(scope["method"], path):
+        if not is_open(scope["method"], scope["path"]):
             scope = {**scope, "path": _NOWHERE, "raw_path": _NOWHERE.encode()}
-        password = dict(scope["headers"]).get(b"authorization", b"")
-        if refusal := await self.passwords.refusal(path, password):
+        passwords = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(passwords) > 1:
+            await answer(send, 400, "Two passwords are one too many.", {})
+        # Of the path that MLflow is going to see: what is closed has no public name there.
+        elif refusal := await self.passwords.refusal(scope["path"], passwords[0] if passwords else b""):
             await answer(send, *refusal)
         else:
             await bounded(self.app, scope, receive, send)

@@ -34,12 +34,16 @@ _SECRETS = (
 _OF_CLIENTS = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"),
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+    # Of the gateway: any member could have the server ask that host.
+    "MLFLOW_DEPLOYMENTS_TARGET",
     *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"),
 )
 _FIXED = {
     # Eight processes and 2 GB for what nobody here uses.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # It alone refuses HEAD, for which MLflow's rights have no rule.
+    "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
     # Else a user registers another's s3://.../artifacts as a version of her own model, and downloads it.
     "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": "^(mlflow-artifacts|runs|models):",
 }

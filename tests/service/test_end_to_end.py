@@ -64,7 +64,7 @@ def member(team: Team, name: str, folder: Path) -> Workplace:
     return place
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(team_server: Team, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     folder = tmp_path_factory.mktemp("day")
     ada = member(team_server, "ada", folder / "ada")

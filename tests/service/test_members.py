@@ -51,7 +51,7 @@ API = "/api/2.0/mlflow"
 CAMPAIGN = pytest.mark.campaign
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(team_server: Team) -> Team:
     for name, password in (ALICE, BOB):
         made = team_server.ask("POST", f"{API}/users/create", json={"username": name, "password": password})
@@ -59,7 +59,7 @@ def server(team_server: Team) -> Team:
     return team_server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     folder = tmp_path_factory.mktemp("work")
     workplace = Workplace(folder, folder / "home")
@@ -67,7 +67,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     end_senders(folder / "home" / "state" / "lossy_mlflow" / "outbox")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(server: Team, workplace: Workplace) -> tuple[str, str]:
     """The experiment's and the run's id of what Alice has trained, promoted and used."""
     alice = server.member(*ALICE)

@@ -48,6 +48,7 @@ def test_what_a_laptop_needs() -> None:
         "MLFLOW_ARTIFACTS_DESTINATION": LAPTOP.artifacts,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
         "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": "^(mlflow-artifacts|runs|models):",
     }
     assert settings.users_config == ""
