@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lossy_mlflow.service.files import file_place
 from tests.conftest import start_mlflow_server
-from tests.services.filled import files_of, fill
+from tests.services.many_runs import files_of, fill
 from tests.services.postgres import Postgres, start_postgres
 from tests.services.seaweedfs import BUCKET, start_seaweedfs
 

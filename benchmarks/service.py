@@ -18,13 +18,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
 import requests
+
+if TYPE_CHECKING:
+    from tests.services.lossy_serve import Served
+    from tests.services.postgres import Postgres
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the tests' servers
@@ -96,11 +99,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=10, help="points a second of each client")
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
+    from tests.conftest import free_port
+    from tests.services.lossy_serve import start_lossy_serve
     from tests.services.postgres import start_postgres
 
     with tempfile.TemporaryDirectory() as folder, start_postgres() as postgres:
         database = postgres.create("mlflow")
-        with _server(Path(folder), database) as (uri, process):
+        serving = ["--auth", "--workers", "2", "--port", str(port := free_port())]
+        uri = f"http://127.0.0.1:{port}"
+        with start_lossy_serve(Path(folder), serving, _server(database)) as served:
             idle = _ui_times(uri, _IDLE_S)
             wanted = int(options.clients * options.rate * options.seconds)
             print(f"{options.clients} clients, {options.rate:g} points a second each, {options.seconds:g} s")
@@ -111,7 +118,7 @@ def main() -> None:
                 ("outbox, 5 s", f"outbox+{uri}", "5"),
             ):
                 environment = _client(folder, tracking_uri, delay)
-                loads[name] = _measure(options, environment, uri, process, lambda: _count(postgres), name)
+                loads[name] = _measure(options, environment, uri, served, lambda: _count(postgres), name)
     _print(wanted, idle, loads)
 
 
@@ -132,8 +139,14 @@ def _print(wanted: int, idle: list[float], loads: dict[str, Load]) -> None:
         )
 
 
-def _measure(options, environment, uri, server, count, name) -> Load:  # type: ignore[no-untyped-def]
-    how = "plain" if name == "plain" else name
+def _measure(
+    options: argparse.Namespace,
+    environment: Mapping[str, str],
+    uri: str,
+    server: Served,
+    count: Callable[[], int],
+    name: str,
+) -> Load:
     command = [
         sys.executable,
         "-c",
@@ -141,7 +154,7 @@ def _measure(options, environment, uri, server, count, name) -> Load:  # type: i
         str(options.clients),
         str(options.rate),
         str(options.seconds),
-        how,
+        name,
     ]
     load = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -180,14 +193,21 @@ def _client(folder: str, uri: str, delay: str) -> dict[str, str]:
     }
 
 
-def _count(postgres) -> int:  # type: ignore[no-untyped-def]
+def _count(postgres: Postgres) -> int:
     return int(postgres.sql("select count(*) from metrics", "mlflow"))
 
 
-def _cpu(server: subprocess.Popen[bytes]) -> float:
+def _server(database: str) -> dict[str, str]:
+    return {
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": _AUTH[1],
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": os.urandom(32).hex(),
+    }
+
+
+def _cpu(server: Served) -> float:
     """Seconds of CPU of the server's processes so far."""
-    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-    return sum(sum(member.cpu_times()[:2]) for member in family)
+    return float(sum(sum(member.cpu_times()[:2]) for member in server.family()))
 
 
 def _ui_times(uri: str, seconds: float, done: threading.Event | None = None) -> list[float]:
@@ -218,35 +238,6 @@ def _ui_times(uri: str, seconds: float, done: threading.Event | None = None) -> 
 
 def _p99(times: list[float]) -> float:
     return sorted(times)[int(0.99 * (len(times) - 1))]
-
-
-@contextmanager
-def _server(folder: Path, database: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    from tests.conftest import free_port
-
-    port = free_port()
-    environment = os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": database,
-        "MLFLOW_AUTH_ADMIN_PASSWORD": _AUTH[1],
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": os.urandom(32).hex(),
-    }
-    command = [sys.executable, "-m", "lossy_mlflow", "serve", "--auth", "--workers", "2", "--port", str(port)]
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            try:
-                requests.get(f"{uri}/health", timeout=2).raise_for_status()
-                break
-            except requests.RequestException:
-                if process.poll() is not None:
-                    sys.exit((folder / "server.log").read_text())
-                time.sleep(0.3)
-        yield uri, process
-    finally:
-        process.terminate()
-        process.wait()
 
 
 if __name__ == "__main__":

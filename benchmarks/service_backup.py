@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -88,8 +89,8 @@ def measure(stores: Stores, folder: Path, rounds: int) -> dict[str, float]:
     # The first round doesn't count: what is loaded by the first call is loaded then.
     for number in range(rounds + 1):
         target = folder / str(number)
-        times["plain"].append(_seconds(lambda target=target: _plain_copy(stores, target / "plain")))  # type: ignore[misc]
-        times["backup"].append(_seconds(lambda target=target: back_up(stores, str(target / "backup"))))  # type: ignore[misc]
+        times["plain"].append(_seconds(partial(_plain_copy, stores, target / "plain")))
+        times["backup"].append(_seconds(partial(back_up, stores, str(target / "backup"))))
         begun = time.perf_counter()
         done = back_up(stores, str(target / "backup"))
         times["again"].append(time.perf_counter() - begun)

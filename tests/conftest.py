@@ -30,7 +30,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "LOSSY_", "XDG_"))
     }
@@ -44,7 +44,7 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("database")
     code = "import mlflow; mlflow.MlflowClient().search_experiments()"
     subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=_clean_environment(), check=True, capture_output=True
+        [sys.executable, "-c", code], cwd=folder, env=clean_environment(), check=True, capture_output=True
     )
     return folder / "mlflow.db"
 
@@ -86,7 +86,7 @@ class Workplace:
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
-        self.environment = _clean_environment() | {
+        self.environment = clean_environment() | {
             "HOME": str(home),
             "XDG_CACHE_HOME": str(home / "cache"),
             "XDG_STATE_HOME": str(home / "state"),
@@ -233,7 +233,7 @@ def start_mlflow_server(
     """A real `mlflow server` in `folder`, answering within the block: its URI and its process."""
     folder.mkdir(exist_ok=True)
     port = port or free_port()
-    environment = _clean_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(variables or {})}
+    environment = clean_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(variables or {})}
     command = [
         "-m",
         "mlflow",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,10 @@ FILES = frozenset(
 # What it writes of a decoder that makes pictures.
 SAMPLES = "samples.png"
 
+# A LoggedModel of ours, by its type and its name: anybody may call a model's type "decoder".
+MODEL_TYPE = "decoder"
+_MODEL_NAME = "decoder-epoch-{}"
+
 # MLflow adds it to what it downloads itself.
 MLFLOWS_OWN = "registered_model_meta"
 _READERS_FAULTS = (
@@ -61,6 +66,16 @@ _READERS_FAULTS = (
     UsageError,
 )
 REPLACE = "Fetch it anew: lossy download NAME/VERSION    or put it back from a backup."
+
+
+def logged_model_name(epoch: int) -> str:
+    """The name of the LoggedModel that holds the decoder of that epoch."""
+    return _MODEL_NAME.format(epoch)
+
+
+def is_logged_decoder(model_type: str | None, name: str | None) -> bool:
+    """Whether a LoggedModel of that type and name is one that holds a decoder of ours."""
+    return model_type == MODEL_TYPE and re.fullmatch(_MODEL_NAME.format(r"\d+"), name or "") is not None
 
 
 def save_model(

@@ -19,7 +19,14 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from lossy_mlflow.checkpoints.flavor import SAMPLES, files_sha256, refuse_unloadable, save_model
+from lossy_mlflow.checkpoints.flavor import (
+    MODEL_TYPE,
+    SAMPLES,
+    files_sha256,
+    logged_model_name,
+    refuse_unloadable,
+    save_model,
+)
 from lossy_mlflow.checkpoints.retire import retire_earlier_runs, runs_if_label_is_its_own
 from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, set_alias, versions_of_run
 from lossy_mlflow.hparams import Hparam, flatten, unflatten
@@ -211,11 +218,11 @@ def _make_version(
 
 def _logged_model(client: MlflowClient, run: Run, epoch: int, tags: Mapping[str, str]) -> LoggedModel:
     """The one that holds the files of that epoch: what a crash has left half done is completed, not doubled."""
-    run_id, experiment_id, name = run.info.run_id, run.info.experiment_id, f"decoder-epoch-{epoch}"
+    run_id, experiment_id, name = run.info.run_id, run.info.experiment_id, logged_model_name(epoch)
     wanted = f"source_run_id = '{run_id}' AND name = '{name}'"
     found = client.search_logged_models([experiment_id], wanted)
     if found:
         return min(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.model_id))
     return client.create_logged_model(
-        experiment_id, name=name, source_run_id=run_id, tags=dict(tags), model_type="decoder"
+        experiment_id, name=name, source_run_id=run_id, tags=dict(tags), model_type=MODEL_TYPE
     )

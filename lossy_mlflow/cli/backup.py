@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lossy_mlflow.cli.options import named_stores, stores_options
-from lossy_mlflow.cli.output import json_option, print_json, print_table
+from lossy_mlflow.cli.output import bytes_bar, json_option, print_json, print_table, size
 from lossy_mlflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ def backup(
     from lossy_mlflow.service.backup import back_up
 
     stores = named_stores(backend_store_uri, artifacts_destination)
-    with _bytes_bar() as progress:
+    with bytes_bar() as progress:
         done = back_up(stores, _place(target), dry_run=dry_run, progress=progress)
     if as_json:
         print_json(done)
@@ -54,13 +52,13 @@ def backup(
 
 
 def _print_backup(done: BackedUp) -> None:
-    new = f"{_files(done.new_files)} of {done.files}, {_size(done.new_bytes)} of {_size(done.bytes)}"
+    new = f"{_files(done.new_files)} of {done.files}, {size(done.new_bytes)} of {size(done.bytes)}"
     if not done.name:
         click.echo(f"{done.target} lacks at most {new}. Nothing was written.")
         return
-    dumps = ", ".join(f"{holds} {_size(size)}" for holds, size in sorted(done.dumps.items()))
+    dumps = ", ".join(f"{holds} {size(n_bytes)}" for holds, n_bytes in sorted(done.dumps.items()))
     click.echo(
-        f"{done.target} has the backup {done.name}: {_size(done.bytes)} in {_files(done.files)}; databases: {dumps}."
+        f"{done.target} has the backup {done.name}: {size(done.bytes)} in {_files(done.files)}; databases: {dumps}."
     )
     click.echo(f"New: {new}, in {done.seconds:.0f} s.")
     if done.vanished:
@@ -109,8 +107,8 @@ def restore(
                 item.name,
                 item.state,
                 str(item.files),
-                _size(item.bytes),
-                _size(item.new_bytes),
+                size(item.bytes),
+                size(item.new_bytes),
                 f"{item.database} {item.artifacts}",
             ]
             for item in found
@@ -118,7 +116,7 @@ def restore(
         print_table(["backup", "state", "files", "size", "new", "of"], rows)
         return
     stores = named_stores(backend_store_uri, artifacts_destination)
-    with _bytes_bar() as progress:
+    with bytes_bar() as progress:
         done = put_back(
             stores, _place(source), at=at, dry_run=dry_run, skip_damaged=skip_damaged, progress=progress
         )
@@ -139,7 +137,7 @@ def restore(
 
 
 def _print_restore(done: Restored, *, dry_run: bool) -> None:
-    what = f"{_files(done.files)}, {_size(done.bytes)}; databases: {', '.join(done.databases)}"
+    what = f"{_files(done.files)}, {size(done.bytes)}; databases: {', '.join(done.databases)}"
     if dry_run:
         click.echo(f"The backup {done.name} is good: {what}. Nothing was written.")
         return
@@ -207,29 +205,3 @@ def _name(names: list[str], what: str) -> None:
 
 def _files(number: int) -> str:
     return "1 file" if number == 1 else f"{number} files"
-
-
-def _size(n_bytes: int) -> str:
-    size, unit = float(n_bytes), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):  # noqa: B007
-        if size < 1000:
-            break
-        size /= 1000
-    return f"{n_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
-@contextmanager
-def _bytes_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar over bytes on a terminal's stderr; elsewhere none."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, dynamic_ncols=True, leave=False) as bar:
-
-        def show(so_far: int, of: int) -> None:
-            bar.total = max(of, so_far) if of else None
-            bar.update(so_far - bar.n)
-
-        yield show

@@ -64,7 +64,8 @@ def bytes_bar() -> Iterator[Callable[[int, int], None] | None]:
     with tqdm(unit="B", unit_scale=True, dynamic_ncols=True, leave=False) as bar:
 
         def show(here: int, there_are: int) -> None:
-            bar.total = there_are
+            # 0: nobody knows yet.
+            bar.total = max(here, there_are) if there_are else None
             bar.update(here - bar.n)
 
         yield show

@@ -57,9 +57,7 @@ def answers(serving: Serving) -> bool:
 
 def _connected(serving: Serving) -> socket.socket:
     if not serving.socket:
-        # What listens at all addresses listens at its own.
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(serving.host, serving.host)  # noqa: S104
-        return socket.create_connection((host, serving.port), timeout=_ANSWER_WITHIN_S)
+        return socket.create_connection((serving.own_host, serving.port), timeout=_ANSWER_WITHIN_S)
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(_ANSWER_WITHIN_S)
     try:

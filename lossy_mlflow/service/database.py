@@ -98,7 +98,11 @@ def revision_of(uri: str, table: str = TRACKING_VERSIONS) -> str | None:
 
 def schema_of(uri: str, table: str = TRACKING_VERSIONS) -> Schema:
     """How the schema whose revision is in `table` stands to this MLflow's. NEWER: this MLflow doesn't know the revision."""
-    revision = revision_of(uri, table)
+    return standing(revision_of(uri, table), table)
+
+
+def standing(revision: str | None, table: str = TRACKING_VERSIONS) -> Schema:
+    """The same of a revision that is known; None: there are no tables yet."""
     if revision is None:
         return Schema.EMPTY
     if revision == head_of(table):

@@ -26,6 +26,11 @@ _PART = ".lossy-part-"
 _DAY_S = 86400.0
 
 
+def nearest_there(path: Path) -> Path:
+    """The path, or the nearest above it that exists."""
+    return next((place for place in (path, *path.parents) if place.exists()), path)
+
+
 class Folder:
     """A folder of this machine. Links are no files of it."""
 

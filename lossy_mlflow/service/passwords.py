@@ -5,8 +5,8 @@ from __future__ import annotations
 import hmac
 import secrets
 
-# As long as MLflow's own cache keeps a password at most.
-_GOOD_FOR_S = 60
+from lossy_mlflow.service.settings import AUTH_CACHE_S
+
 # A client with an old password goes on asking: it costs a hash of 0.2 s once in this time.
 _BAD_FOR_S = 10
 _REMEMBERED = 10_000
@@ -23,7 +23,7 @@ class Passwords:
         import anyio
         from cachetools import TTLCache
 
-        self._good: TTLCache[bytes, bool] = TTLCache(_REMEMBERED, _GOOD_FOR_S)
+        self._good: TTLCache[bytes, bool] = TTLCache(_REMEMBERED, AUTH_CACHE_S)
         self._bad: TTLCache[bytes, bool] = TTLCache(_REMEMBERED, _BAD_FOR_S)
         self._key = secrets.token_bytes(32)
         self._one = anyio.CapacityLimiter(1)

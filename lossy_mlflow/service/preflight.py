@@ -19,13 +19,13 @@ from lossy_mlflow.service.bucket import Bucket
 from lossy_mlflow.service.connections import demands, pool_for
 from lossy_mlflow.service.database import TRACKING_VERSIONS, USERS_VERSIONS, Schema, engine_of, schema_of
 from lossy_mlflow.service.files import file_place
-from lossy_mlflow.service.settings import ADMIN_NAME, ADMIN_PASSWORD, SECRET_KEY, Serving
+from lossy_mlflow.service.folder import nearest_there
+from lossy_mlflow.service.settings import ADMIN_NAME, ADMIN_PASSWORD, PASSWORD_LENGTH, SECRET_KEY, Serving
 from lossy_mlflow.service.stores import AUTH_CONFIG_VARIABLE, DATABASE_VARIABLE, Stores
 from lossy_mlflow.tracking.connection import check_database, check_sqlite_file, sqlite_file, without_password
 
 _FREE_BYTES = 1_000_000_000
 _KEY_LENGTH = 32
-_PASSWORD_LENGTH = 12
 # S3 refuses a request whose time is 15 minutes off; heartbeats are judged in minutes.
 _CLOCK_S = 60
 _NEW_KEY = "export {}=$(python3 -c 'import secrets; print(secrets.token_urlsafe(32))')"
@@ -175,11 +175,11 @@ def _admin(users: str, given: Mapping[str, str]) -> str:
     if _user_exists(users, name):
         return f"{name} is there"
     password = given.get(ADMIN_PASSWORD) or configured.get("admin_password", "")
-    if len(password) < _PASSWORD_LENGTH:
+    if len(password) < PASSWORD_LENGTH:
         reason = "is too short" if password else "isn't set"
         raise UsageError(
             f"There is no user {name} yet, and {ADMIN_PASSWORD} {reason}.",
-            f"Set it to {_PASSWORD_LENGTH} characters or more, for the first start: read -rs {ADMIN_PASSWORD};"
+            f"Set it to {PASSWORD_LENGTH} characters or more, for the first start: read -rs {ADMIN_PASSWORD};"
             f" export {ADMIN_PASSWORD}",
         )
     return f"{name} will be made"
@@ -246,7 +246,7 @@ def _folders(stores: Stores) -> dict[str, Path]:
 
 
 def _disk(folder: Path) -> str:
-    free = shutil.disk_usage(_there(folder)).free
+    free = shutil.disk_usage(nearest_there(folder)).free
     if free < _FREE_BYTES:
         raise LossyError(
             f"{folder} has {free / 1e6:.0f} MB left, less than {_FREE_BYTES / 1e6:.0f} MB.",
@@ -257,14 +257,9 @@ def _disk(folder: Path) -> str:
 
 def _try_to_write(folder: Path) -> None:
     try:
-        with tempfile.TemporaryFile(dir=_there(folder)):
+        with tempfile.TemporaryFile(dir=nearest_there(folder)):
             pass
     except OSError as error:
         raise LossyError(
             f"{folder} can't be written: {error.strerror}.", "Work in a folder that can be."
         ) from None
-
-
-def _there(folder: Path) -> Path:
-    """The folder, or that of the folders around it which is there already."""
-    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -6,7 +6,6 @@ heartbeat.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 
+from lossy_mlflow.checkpoints.flavor import is_logged_decoder
 from lossy_mlflow.service.database import snapshot
 from lossy_mlflow.tracking.open_runs import OpenRun, has_our_marks, open_run_of
 from lossy_mlflow.tracking.run_files import STATE_TAG
@@ -32,9 +32,6 @@ _OPEN = (
     " where runs.lifecycle_stage = 'active' and runs.status in ('RUNNING', 'SCHEDULED')"
 )
 _TRACE_TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
-
-# As `checkpoints.publish` names it: anybody may call a model's type "decoder".
-_OUR_NAME = re.compile(r"decoder-epoch-\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +204,7 @@ def _models(connection: Connection) -> Iterator[ModelRow]:
             name=name,
             status=_MODEL_STATES.get(status, str(status)),
             is_active=stage == "active",
-            is_decoder=kind == "decoder" and bool(_OUR_NAME.fullmatch(name or "")),
+            is_decoder=is_logged_decoder(kind, name),
             address=address,
             touched=max(updated, unnamed_since.get(address) or 0) / 1000,
             tags=tags.get((model_id,), {}),

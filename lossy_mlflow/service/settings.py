@@ -16,6 +16,8 @@ from lossy_mlflow.service.stores import ARTIFACTS_VARIABLE, AUTH_CONFIG_VARIABLE
 AUTH_APP = "lossy-auth"
 # How long a worker accepts a password that another worker has seen changed: without it each call takes half a second.
 AUTH_CACHE_S = 60
+# MLflow takes no shorter one.
+PASSWORD_LENGTH = 12
 SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105
 ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105
 ADMIN_NAME = "MLFLOW_AUTH_ADMIN_USERNAME"
@@ -76,8 +78,13 @@ class Serving:
         """What clients of this machine set MLFLOW_TRACKING_URI to; the socket's path, where it is one."""
         if self.socket:
             return str(self.socket)
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        host = self.own_host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def own_host(self) -> str:
+        """The address by which this machine reaches it: what listens at all addresses listens at its own."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
 
 
 @dataclass(frozen=True, slots=True)

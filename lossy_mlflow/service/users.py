@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError, did_you_mean
+from lossy_mlflow.service.settings import PASSWORD_LENGTH
 from lossy_mlflow.tracking.connection import Connection, connect, explained, without_password
 
-PASSWORD_LENGTH = 12
 NONE = "NONE"
 _KINDS = {"experiment": "experiment", "model": "registered_model"}
 _USERS = "/api/2.0/mlflow/users"

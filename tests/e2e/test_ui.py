@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 import lossy_mlflow
 from lossy_mlflow.experiments.imports import import_files
@@ -29,8 +29,8 @@ from lossy_mlflow.experiments.pictures import samples_png
 from lossy_mlflow.hparams import get_hparams
 from lossy_mlflow.tracking.connection import tracking_to
 from tests.conftest import Workplace, start_mlflow_server
+from tests.services.browser import needs_browser, start_chromium
 
-CHROMIUM = shutil.which("chromium")
 SCREENSHOTS = os.environ.get("LOSSY_SCREENSHOTS")
 if SCREENSHOTS:
     SETS, OVERRIDES = ["vae10_digits", "vae2_digits", "dcvae10_digits"], {}
@@ -40,9 +40,7 @@ else:
 # As a person would pick them: MLflow's own colours follow from the runs' ids, and may be alike.
 COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c"]
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs a browser: apt-get install chromium fonts-dejavu-core"
-)
+pytestmark = needs_browser
 
 # One process trains all sets: most of a short training's time is its imports.
 TRAIN = """
@@ -100,19 +98,13 @@ def trained(server: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def browser(trained: Trained) -> Iterator[BrowserContext]:
-    flags = [
-        "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-    ]  # fmt: skip
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with start_chromium() as chromium:
         browser = chromium.new_context(base_url=trained.uri, viewport={"width": 1400, "height": 900})
         # A page takes seconds where other tests keep the machine busy.
         browser.set_default_timeout(60_000)
         expect.set_options(timeout=30_000)
         browser.add_init_script(REMEMBERED)
         yield browser
-        chromium.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import requests
 
 from lossy_mlflow.service.settings import Serving, server_settings
 from lossy_mlflow.service.stores import Stores
-from tests.conftest import _clean_environment, end_with_children, free_port, wait_for
+from tests.conftest import clean_environment, end_with_children, free_port, wait_for
 
 # Stands in the names of all that is Alice's, and in its content.
 NAME = "alicename7q3"
@@ -91,7 +91,7 @@ def settings_of(
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["admin"],
         "MLFLOW_FLASK_SERVER_SECRET_KEY": SECRET_KEY,
     }
-    settings = server_settings(stores, serving, _clean_environment() | secrets)
+    settings = server_settings(stores, serving, clean_environment() | secrets)
     (folder / "auth.ini").write_text(settings.users_config)
     return settings.environment | {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini")}, settings.arguments
 

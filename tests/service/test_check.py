@@ -22,7 +22,7 @@ from lossy_mlflow.service.files import file_place
 from lossy_mlflow.service.stores import Stores
 from tests.service.conftest import Check
 from tests.service.kept import N_FILES, Kept, ask, change, content_of
-from tests.services.filled import files_of, fill
+from tests.services.many_runs import files_of, fill
 from tests.services.postgres import Postgres
 
 _RUN = "0123456789abcdef" * 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from tests.conftest import ROOT, Workplace, end_senders, mlflow_run
 from tests.service.conftest import Team
+from tests.services.browser import needs_browser, start_chromium
 from tests.services.postgres import Postgres
 from tests.services.seaweedfs import BUCKET, SeaweedFS
 
-CHROMIUM = shutil.which("chromium")
 LABEL = "vae10_digits_of_ada"
 EXPERIMENT = "vaes/of ada"
 OVERRIDES = "model_train.epochs=3 start_checkpointing=1 checkpointing_freq=1 n_iwae_samples=3"
@@ -138,17 +137,12 @@ def test_no_secret_in_what_is_logged_or_stored(
             assert not [text for text in told if form in text]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium fonts-dejavu-core")
+@needs_browser
 def test_its_pictures_are_seen_in_the_ui_by_her_who_signs_in(
     trained: Trained, team_server: Team, tmp_path: Path
 ) -> None:
     info, who = trained.run.info, trained.ada.environment
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-                  "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-        )  # fmt: skip
+    with start_chromium() as chromium:
         context = chromium.new_context(
             base_url=team_server.uri,
             viewport={"width": 1400, "height": 900},
@@ -171,7 +165,6 @@ def test_its_pictures_are_seen_in_the_ui_by_her_who_signs_in(
             _sees_samples(page)
         finally:
             page.screenshot(path=tmp_path / "pictures.png")
-        chromium.close()
     # The first request has no password: the browser sends it once it is asked.
     assert [reply for reply in refused if not reply.startswith("401 ")] == []
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, Response, expect, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, Response, expect
 
 from tests.conftest import Workplace, end_senders, end_with_children, free_port, senders, wait_for
-from tests.e2e.test_ui import CHROMIUM, REMEMBERED
+from tests.e2e.test_ui import REMEMBERED
 from tests.service.conftest import Team
 from tests.service.people import own_stores, settings_of
+from tests.services.browser import needs_browser, start_chromium
 
 TRAIN = ("train", "vae2_digits", *(f"--set={name}" for name in (
     "n_iwae_samples=3", "checkpointing_freq=1", "start_checkpointing=1", "model_train.epochs=2",
@@ -122,7 +123,7 @@ def test_files_come_through_the_server_alone(server: Team, trained: tuple[str, s
 
 
 @CAMPAIGN
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium fonts-dejavu-core")
+@needs_browser
 def test_the_pages_of_runs_and_models_show_no_error(server: Team, trained: tuple[str, str]) -> None:
     experiment, run = trained
     pages = {
@@ -144,16 +145,7 @@ def test_the_pages_of_runs_and_models_show_no_error(server: Team, trained: tuple
         if response.status >= 400:
             wrong.append(f"{response.status} {response.url}")
 
-    flags = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-    ]
-    flags += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with start_chromium() as chromium:
         alice: Any = {"username": ALICE[0], "password": ALICE[1]}
         context = chromium.new_context(base_url=server.uri, http_credentials=alice, ignore_https_errors=True)
         context.add_init_script(REMEMBERED)
@@ -166,7 +158,6 @@ def test_the_pages_of_runs_and_models_show_no_error(server: Team, trained: tuple
             # What the page asks for last.
             page.wait_for_timeout(1000)
             page.close()
-        chromium.close()
     assert wrong == []
 
 

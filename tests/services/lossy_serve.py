@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import _clean_environment, wait_for
+from tests.conftest import clean_environment, wait_for
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def start_lossy_serve(
         process = subprocess.Popen(
             [sys.executable, "-m", "lossy_mlflow", "serve", *options],
             cwd=folder,
-            env=_clean_environment() | state | (environment or {}),
+            env=clean_environment() | state | dict(environment or {}),
             stdout=output,
             stderr=output,
         )

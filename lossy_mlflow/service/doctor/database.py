@@ -12,9 +12,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lossy_mlflow.errors import ConflictError, LossyError, UnreachableError, UsageError
-from lossy_mlflow.service.database import revision_of
-from lossy_mlflow.service.doctor.machine import nearest_there, room_of
+from lossy_mlflow.service.database import Schema, revision_of, standing
+from lossy_mlflow.service.doctor.machine import room_of
 from lossy_mlflow.service.doctor.report import Book, Seen, State
+from lossy_mlflow.service.folder import nearest_there
 
 _BEHIND = ("schema", "writable")
 _BUSY_S = 3
@@ -134,12 +135,12 @@ def _reached(uri: str) -> Seen:
 
 
 def _schema(revision: str | None, uri: str) -> Seen:
-    if revision is None:
+    schema, version = standing(revision), importlib.metadata.version("mlflow")
+    if schema is Schema.EMPTY:
         return Seen(State.OK, "no tables of MLflow's yet; the first run makes them")
-    known, version = _known_revisions(), importlib.metadata.version("mlflow")
-    if revision == known[0]:
+    if schema is Schema.CURRENT:
         return Seen(State.OK, f"as MLflow {version} has it")
-    if revision in known:
+    if schema is Schema.OLDER:
         raise ConflictError(
             f"older than MLflow {version} has it",
             f"Back the database up, then: mlflow db upgrade {shlex.quote(uri)}",
@@ -148,12 +149,3 @@ def _schema(revision: str | None, uri: str) -> Seen:
         f"MLflow {version} doesn't know it: a newer MLflow has written it",
         "Upgrade MLflow here: pip install -U mlflow",
     )
-
-
-def _known_revisions() -> list[str]:
-    """Every schema that this MLflow knows, the newest first."""
-    import mlflow
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
-    return [script.revision for script in scripts.walk_revisions()]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lossy_mlflow.errors import LossyError, NotFoundError
 from lossy_mlflow.service.doctor.report import Seen, State
+from lossy_mlflow.service.folder import nearest_there
 
 if TYPE_CHECKING:
     from lossy_mlflow.outbox.books import OutboxRun
@@ -136,11 +137,6 @@ def room_of(folder: Path) -> Seen:
     return (
         Seen(State.OK, said) if free > _ROOM else Seen(State.WARN, said, f"Free some space: df -h {folder}")
     )
-
-
-def nearest_there(path: Path) -> Path:
-    """The path, or the nearest above it that exists."""
-    return next((place for place in (path, *path.parents) if place.exists()), path)
 
 
 def _refuse_unwritable(folder: Path, variable: str) -> None:
