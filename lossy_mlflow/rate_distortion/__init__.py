@@ -1,0 +1,40 @@
+"""Rate-distortion curves of decoders by annealed importance sampling (Huang, Makhzani, Cao and Grosse 2020).
+
+Pure functions of tensors: a Distortion is made from a decoder and images, `tune` runs a pilot on it, `curve` measures.
+"""
+
+from __future__ import annotations
+
+from lossy_mlflow.rate_distortion.bdmc import Gap, gap, simulate
+from lossy_mlflow.rate_distortion.closed_form import closed_form, closed_form_by_marginal
+from lossy_mlflow.rate_distortion.curve import Curve, curve
+from lossy_mlflow.rate_distortion.distortion import (
+    Distortion,
+    Quadratic,
+    feature_error,
+    negative_log_likelihood,
+    squared_error,
+)
+from lossy_mlflow.rate_distortion.prior import MixturePrior, Prior, StandardNormal
+from lossy_mlflow.rate_distortion.tuning import Pilot, Tuning, tune
+
+__all__ = [
+    "Curve",
+    "Distortion",
+    "Gap",
+    "MixturePrior",
+    "Pilot",
+    "Prior",
+    "Quadratic",
+    "StandardNormal",
+    "Tuning",
+    "closed_form",
+    "closed_form_by_marginal",
+    "curve",
+    "feature_error",
+    "gap",
+    "negative_log_likelihood",
+    "simulate",
+    "squared_error",
+    "tune",
+]

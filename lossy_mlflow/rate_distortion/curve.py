@@ -1,0 +1,124 @@
+"""A rate-distortion curve: what the chains say of each datum, averaged, with error bars and what casts doubt on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lossy_mlflow.rate_distortion.annealing import Annealing, Point, anneal, start
+from lossy_mlflow.rate_distortion.distortion import Distortion
+from lossy_mlflow.rate_distortion.prior import Prior
+from lossy_mlflow.rate_distortion.tuning import Tuning
+
+LEAST_ESS = 2.0  # below it, an estimate rests on one chain
+_DOUBTFUL_SHARE = 0.1  # of the data with so few
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """At betas (B,), ascending, what `Point` has of each datum, (B, n_data), float64, on the CPU, in nats. n_non_finite (B,)."""
+
+    beta: Tensor
+    rate: Tensor
+    rate_se: Tensor
+    distortion: Tensor
+    distortion_se: Tensor
+    log_z: Tensor
+    log_z_se: Tensor
+    ess: Tensor
+    acceptance: Tensor
+    n_non_finite: Tensor
+
+    def mean(self, name: str) -> Tensor:
+        """The mean over data of `rate`, `distortion`, `log_z`, `ess` or `acceptance`, (B,)."""
+        values: Tensor = getattr(self, name)
+        return values.mean(1)
+
+    def standard_error(self, name: str) -> Tensor:
+        """Of the mean of `rate`, `distortion` or `log_z`, (B,): over data, or, where there is one, over its chains."""
+        values: Tensor = getattr(self, name)
+        if values.shape[1] == 1:
+            within: Tensor = getattr(self, f"{name}_se")
+            return within[:, 0]
+        return values.std(1) / math.sqrt(values.shape[1])
+
+    def doubts(self) -> list[str]:
+        """What a reader must know before believing the curve; empty where there is nothing."""
+        found = []
+        lonely = (self.ess < LEAST_ESS).double().mean(1)
+        if self.ess.shape[1] and bool((doubtful := lonely > _DOUBTFUL_SHARE).any()):
+            first = int(doubtful.nonzero()[0])
+            worst = int(lonely.argmax())
+            found.append(
+                f"not converged from beta {self.beta[first]:.4g} on: up to {lonely[worst]:.0%} of the images rest on fewer than"
+                f" {LEAST_ESS:.0f} effective chains; raise anneal_steps or n_chains"
+            )
+        if n := int(self.n_non_finite.sum()):
+            found.append(
+                f"{n} proposals were not finite and were rejected: the decoder gives NaN or infinity somewhere"
+            )
+        return found
+
+
+def curve(
+    distortion: Distortion,
+    betas: Sequence[float],
+    tuning: Tuning,
+    generator: torch.Generator,
+    *,
+    n_chains: int = 16,
+    prior: Prior | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Curve:
+    """The curve at `betas`, which the tuning's schedule holds, by chains that start from the prior.
+
+    `progress` hears (steps done, of how many) at each of them. The generator must not be the one that tuned.
+    """
+    points: list[Point] = []
+
+    def take(annealing: Annealing, point: Point) -> None:
+        points.append(point)
+        if progress:
+            progress(annealing.step, len(tuning.betas) - 1)
+
+    first = start(distortion, n_chains, generator, prior)
+    anneal(first, distortion, tuning, betas, generator, prior=prior, on_point=take)
+    return curve_of(points)
+
+
+def curve_of(points: Sequence[Point]) -> Curve:
+    """The points of one run, in their order, put together."""
+
+    def together(name: str) -> Tensor:
+        return torch.stack([getattr(point, name) for point in points]).cpu()
+
+    return Curve(
+        beta=torch.tensor([point.beta for point in points], dtype=torch.float64),
+        **{name: together(name) for name in _BY_DATUM},
+        n_non_finite=torch.tensor([point.n_non_finite for point in points]),
+    )
+
+
+def joined(curves: Sequence[Curve]) -> Curve:
+    """Curves of several batches of data at the same betas, as one of all data."""
+    return Curve(
+        beta=curves[0].beta,
+        **{name: torch.cat([getattr(curve, name) for curve in curves], dim=1) for name in _BY_DATUM},
+        n_non_finite=torch.stack([curve.n_non_finite for curve in curves]).sum(0),
+    )
+
+
+_BY_DATUM = (
+    "rate",
+    "rate_se",
+    "distortion",
+    "distortion_se",
+    "log_z",
+    "log_z_se",
+    "ess",
+    "acceptance",
+)

@@ -1,0 +1,210 @@
+"""The pilot: a short run with particles of its own that finds, for each datum, how to move at each beta, and where betas are due.
+
+What it finds is frozen before anything is measured, with other random numbers: then the estimate of Z is exact in expectation
+(Neal 2001).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lossy_mlflow.errors import LossyError
+from lossy_mlflow.rate_distortion.distortion import Distortion
+from lossy_mlflow.rate_distortion.hmc import State, hmc, state_at
+from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
+
+_FIRST_CHANGE = 0.1  # beta d changes by this much (one sd over the prior) at the pilot's first beta
+_KNOTS_PER_E = 5.0  # betas of the pilot for each factor e
+_LEAPFROG, _MOVES = 2, 2
+_GAIN = 0.3
+_FIRST_STEP = 0.5
+_LEAST_STEP, _LARGEST_STEP = 1e-3, 1.5
+_SMOOTH = 1.0  # in log beta: the sd of the kernel by which what few particles say is smoothed
+_FLOOR = 0.1  # of the mean density of betas, everywhere
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """How large a pilot is. `n_curvatures`: of how many particles the Jacobian is computed at each of its betas."""
+
+    n_particles: int = 8
+    n_curvatures: int = 4
+    target_acceptance: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a pilot found, frozen. K of its betas carry it; between them, what is nearest in log beta holds.
+
+    knots (K,): the betas. step_size (K, n_data). axes (K, n_data, z_size, z_size) and curvature (K, n_data, z_size), float32: the
+    eigenvectors, as columns, and eigenvalues of 2 J^T W J. spread (K, n_data): the sd of d. betas (T,): the schedule, ascending,
+    from 0. n_leapfrog: steps of a move. n_gradients: what the pilot has cost a particle; a column of a Jacobian counts as half.
+    """
+
+    knots: Tensor
+    step_size: Tensor
+    axes: Tensor
+    curvature: Tensor
+    spread: Tensor
+    betas: Tensor
+    n_leapfrog: int
+    n_gradients: float
+
+    def knot(self, beta: float) -> int:
+        """The index of the knot nearest to beta."""
+        if beta <= 0:
+            return 0
+        return int((self.knots.log() - math.log(beta)).abs().argmin())
+
+    def scale(self, beta: float) -> Tensor:
+        """A (n_data, z_size, z_size), with A A^T = (I + beta 2 J^T W J)^-1."""
+        k = self.knot(beta)
+        return self.axes[k].double() / torch.sqrt(1 + beta * self.curvature[k].double()).unsqueeze(-2)
+
+    def arc(self) -> float:
+        """The length of the path: a chain's log weight has a variance of about arc^2 / T, and so large is its gap."""
+        return float(_cumulated_arc(self.knots, self.spread)[-1])
+
+
+def tune(
+    distortion: Distortion,
+    betas: Sequence[float],
+    generator: torch.Generator,
+    *,
+    n_steps: int = 1000,
+    n_leapfrog: int = 2,
+    prior: Prior | None = None,
+    pilot: Pilot | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tuning:
+    """A pilot up to the largest of `betas`, and from it a schedule of about `n_steps` betas that holds `betas` exactly.
+
+    Annealed particles, resampled where their weights differ much (SMC, Del Moral, Doucet and Jasra 2006), whose step sizes follow
+    their acceptance. `progress` hears (knots done, of how many). Raises LossyError where d isn't finite at draws of the prior.
+    """
+    pilot, prior = pilot or Pilot(), prior or StandardNormal()
+    shape = (distortion.n_data, pilot.n_particles, distortion.z_size)
+    state = state_at(prior.sample(shape, generator), distortion, prior)
+    if not bool(torch.isfinite(state.d).all()):
+        bad = (~torch.isfinite(state.d)).any(1).nonzero().flatten().tolist()
+        raise LossyError(
+            f"The distortion isn't finite at draws of the prior, for {len(bad)} of {distortion.n_data} images, image {bad[0]} first.",
+            "Look at what the decoder makes of z ~ N(0, I): it, or the image, has NaN or infinite values.",
+        )
+    knots = _knots(max(betas), state.d)
+    log_step = torch.full(
+        (distortion.n_data,), math.log(_FIRST_STEP), dtype=torch.float64, device=distortion.device
+    )
+    log_w = torch.zeros(shape[:2], dtype=torch.float64, device=distortion.device)
+    steps, axes, curvatures, spreads = [], [], [], []
+    spent, last = 1.0, 0.0
+    for index, beta in enumerate(knots.tolist()):
+        log_w = log_w - (beta - last) * state.d
+        state, log_w = _resampled(state, log_w, generator)
+        gram = distortion.curvature(state.z[:, : pilot.n_curvatures])
+        curvature, axis = torch.linalg.eigh(gram)
+        curvature = curvature.clamp(min=0)
+        scale = axis / torch.sqrt(1 + beta * curvature).unsqueeze(-2)
+        for _ in range(_MOVES):
+            size = log_step.exp().unsqueeze(1).expand(shape[:2])
+            state, info = hmc(state, beta, scale, size, _LEAPFROG, distortion, prior, generator)
+            log_step = log_step + _GAIN * (info.acceptance.mean(1) - pilot.target_acceptance)
+            log_step = log_step.clamp(math.log(_LEAST_STEP), math.log(_LARGEST_STEP))
+        steps.append(log_step)
+        axes.append(axis.float())
+        curvatures.append(curvature.float())
+        spreads.append(state.d.std(1))
+        spent += _MOVES * _LEAPFROG + 0.5 * distortion.z_size * pilot.n_curvatures / pilot.n_particles
+        last = beta
+        if progress:
+            progress(index + 1, len(knots))
+    step_size = _smoothed(torch.stack(steps), knots).exp()
+    tuning = Tuning(
+        knots,
+        step_size,
+        torch.stack(axes),
+        torch.stack(curvatures),
+        torch.stack(spreads),
+        torch.zeros(1, dtype=torch.float64),
+        n_leapfrog,
+        spent,
+    )
+    return replace(tuning, betas=schedule(tuning, betas, n_steps))
+
+
+def schedule(tuning: Tuning, betas: Sequence[float], n_steps: int) -> Tensor:
+    """About `n_steps` betas from 0 to the largest of `betas`, (T,), which hold all of these, as far apart as d's spread allows.
+
+    Between neighbours the log weights of the median datum spread equally: the mean would let one that is stuck take nearly all.
+    """
+    last = max(betas)
+    arc = _cumulated_arc(tuning.knots, tuning.spread).cpu()
+    knots = tuning.knots.cpu()
+    at = torch.linspace(0, float(arc[-1]), n_steps + 1, dtype=torch.float64)
+    # Before the first knot the arc is linear in beta, after it, in log beta.
+    first = float(arc[0])
+    log_beta = _interpolated(at.clamp(min=first), arc, knots.log())
+    chosen = torch.where(at < first, at / first * knots[0], log_beta.exp())
+    inner = [beta for beta in chosen.tolist() if 0 < beta < last]
+    together = sorted({0.0, *inner, *(float(beta) for beta in betas if beta > 0)})
+    return torch.tensor(together, dtype=torch.float64)
+
+
+def _knots(largest: float, d: Tensor) -> Tensor:
+    """Geometric, from where exp(-beta d) begins to matter to the largest beta."""
+    spread = float(d.std(1).median()) if d.shape[1] > 1 else float(d.mean())
+    first = min(_FIRST_CHANGE / max(spread, 1e-12), largest)
+    n = max(2, math.ceil(math.log(largest / first) * _KNOTS_PER_E) + 1) if first < largest else 1
+    knots = torch.logspace(math.log10(first), math.log10(largest), n, dtype=torch.float64, device=d.device)
+    knots[-1] = largest
+    return knots
+
+
+def _resampled(state: State, log_w: Tensor, generator: torch.Generator) -> tuple[State, Tensor]:
+    """Particles drawn by weight (systematically), for the data whose effective number is below half."""
+    n = log_w.shape[1]
+    weights = torch.softmax(log_w, 1)
+    due = 1 / weights.square().sum(1) < n / 2
+    offset = torch.rand((len(log_w), 1), generator=generator, device=log_w.device, dtype=torch.float64)
+    positions = (offset + torch.arange(n, device=log_w.device)) / n
+    chosen = torch.searchsorted(weights.cumsum(1), positions).clamp(max=n - 1)
+    index = torch.where(due.unsqueeze(1), chosen, torch.arange(n, device=log_w.device))
+    wide = index.unsqueeze(-1).expand_as(state.z)
+    return State(
+        state.z.gather(1, wide),
+        state.d.gather(1, index),
+        state.d_gradient.gather(1, wide),
+        state.log_p.gather(1, index),
+        state.score.gather(1, wide),
+    ), torch.where(due.unsqueeze(1), 0.0, log_w)
+
+
+def _smoothed(values: Tensor, knots: Tensor) -> Tensor:
+    """(K, ...), each the mean of its neighbours in log beta, by a Gaussian kernel."""
+    distance = (knots.log().unsqueeze(1) - knots.log().unsqueeze(0)) / _SMOOTH
+    kernel = torch.exp(-0.5 * distance.square())
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    return (kernel @ values.reshape(len(knots), -1)).view_as(values)
+
+
+def _cumulated_arc(knots: Tensor, spread: Tensor) -> Tensor:
+    """(K,): the arc from beta = 0 to each knot, of the median datum."""
+    density = (knots.unsqueeze(1) * spread).median(1).values
+    density = _smoothed(density.clamp(min=1e-12).log(), knots).exp()
+    density = density + _FLOOR * density.mean()
+    pieces = 0.5 * (density[1:] + density[:-1]) * knots.log().diff()
+    # Before the first knot d's spread is the prior's: linear in beta.
+    return torch.cat([density[:1], density[0] + pieces.cumsum(0)])
+
+
+def _interpolated(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    if len(xs) == 1:
+        return ys.expand_as(x)
+    right = torch.searchsorted(xs, x).clamp(1, len(xs) - 1)
+    x0, x1, y0, y1 = xs[right - 1], xs[right], ys[right - 1], ys[right]
+    return y0 + (y1 - y0) * ((x - x0) / (x1 - x0)).clamp(0, 1)
