@@ -6,8 +6,8 @@ Pure functions of tensors: a Distortion is made from a decoder and images, `tune
 from __future__ import annotations
 
 from lossy_mlflow.rate_distortion.bdmc import Gap, gap, simulate
-from lossy_mlflow.rate_distortion.closed_form import closed_form, closed_form_by_marginal
-from lossy_mlflow.rate_distortion.curve import Curve, curve
+from lossy_mlflow.rate_distortion.linear import closed_form, closed_form_by_marginal
+from lossy_mlflow.rate_distortion.curves import Curve, curve
 from lossy_mlflow.rate_distortion.distortion import (
     Distortion,
     Quadratic,
