@@ -6,7 +6,6 @@ Pure functions of tensors: a Distortion is made from a decoder and images, `tune
 from __future__ import annotations
 
 from lossy_mlflow.rate_distortion.bdmc import Gap, gap, simulate
-from lossy_mlflow.rate_distortion.linear import closed_form, closed_form_by_marginal
 from lossy_mlflow.rate_distortion.curves import Curve, curve
 from lossy_mlflow.rate_distortion.distortion import (
     Distortion,
@@ -15,6 +14,7 @@ from lossy_mlflow.rate_distortion.distortion import (
     negative_log_likelihood,
     squared_error,
 )
+from lossy_mlflow.rate_distortion.linear import closed_form, closed_form_by_marginal
 from lossy_mlflow.rate_distortion.prior import MixturePrior, Prior, StandardNormal
 from lossy_mlflow.rate_distortion.tuning import Pilot, Tuning, tune
 
