@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lossy_mlflow.checkpoints import load_decoder, register_converter
-    from lossy_mlflow.experiments import train
+    from lossy_mlflow.experiments import evaluate, train
     from lossy_mlflow.hparams import Hparam, get_hparams, register_hparams
     from lossy_mlflow.models import register_model
 
 __all__ = [
     "Hparam",
+    "evaluate",
     "get_hparams",
     "load_decoder",
     "register_converter",
@@ -32,6 +33,7 @@ _HOME = {
     "load_decoder": "checkpoints",
     "register_converter": "checkpoints",
     "train": "experiments",
+    "evaluate": "experiments",
 }
 
 

@@ -18,6 +18,8 @@ from lossy_mlflow.user_code import load_user_code
 if TYPE_CHECKING:
     from torch import nn
 
+    from lossy_mlflow.hparams import Hparam
+
 
 def load_decoder(reference: str, chkt_step: int | None = None, device: str = "cpu") -> nn.Module:
     """The decoder that `reference` means (see `resolve`), in evaluation mode, wherever it was trained.
@@ -37,17 +39,21 @@ def load_decoder(reference: str, chkt_step: int | None = None, device: str = "cp
 
 def load_checkpoint(checkpoint: Checkpoint, device: str = "cpu") -> nn.Module:
     """The decoder of that version, in evaluation mode on `device`. Raises as `load_decoder` does."""
+    return load_with_hparams(checkpoint, device)[0]
+
+
+def load_with_hparams(checkpoint: Checkpoint, device: str = "cpu") -> tuple[nn.Module, Hparam]:
+    """The same, and the tree that it was trained from."""
     from lossy_mlflow.checkpoints.rebuild import UnregisteredModelError
 
     folder = local_copy(checkpoint)
     try:
-        decoder, _ = load_model(folder, device, whole=True)
+        return load_model(folder, device, whole=True)
     except UnregisteredModelError as error:
         code = _user_code_of(checkpoint.run_id)
         if code is None:
             raise
         raise UnregisteredModelError(f"{checkpoint.uri}: {error.what}", code, error.run_id) from None
-    return decoder
 
 
 def local_copy(checkpoint: Checkpoint) -> Path:

@@ -18,6 +18,7 @@ from lossy_mlflow.cli.check import check
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
 from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.doctor import doctor
+from lossy_mlflow.cli.evaluate import evaluate
 from lossy_mlflow.cli.files import download, export, verify
 from lossy_mlflow.cli.hparams import hparams
 from lossy_mlflow.cli.imports import import_
@@ -42,6 +43,7 @@ def app(verbose: bool) -> None:
 
     \b
     lossy train vae10_digits          train, or go on where it stopped
+    lossy evaluate vae10_digits       its rate-distortion curve
     lossy runs list                   what runs, what ran, how it ended
     lossy hparams list                the experiments that have a name
     lossy checkpoints vae10_digits    the decoders that it made
@@ -72,7 +74,7 @@ def _send_what_waits() -> None:
 
 
 for command in (
-    *(train, runs, hparams, models, data, outbox),
+    *(train, evaluate, runs, hparams, models, data, outbox),
     *(resolve, checkpoints, promote, history, lineage, prune),
     *(import_, download, verify, export),
     doctor,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,6 +29,13 @@ class Gap:
     se: float | None
     lower: Tensor
     upper: Tensor
+
+    @classmethod
+    def between(cls, beta: float, lower: Tensor, upper: Tensor) -> Self:
+        """The gap between bounds (n_data,) of each datum. One datum has no standard error."""
+        each = upper - lower
+        se = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else None
+        return cls(beta, float(each.mean()), se, lower, upper)
 
 
 def simulate(
@@ -65,6 +73,4 @@ def gap(
     )
     log_w = reverse_log_weights(z, n_chains, simulated, tuning, generator, prior, progress)
     upper = math.log(n_chains) - torch.logsumexp(log_w, 1)
-    each = upper - lower[0]
-    se = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else None
-    return Gap(beta, float(each.mean()), se, lower[0], upper)
+    return Gap.between(beta, lower[0], upper)

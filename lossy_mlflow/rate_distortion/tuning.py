@@ -93,7 +93,7 @@ def tune(
     if not bool(torch.isfinite(state.d).all()):
         bad = (~torch.isfinite(state.d)).any(1).nonzero().flatten().tolist()
         raise LossyError(
-            f"The distortion isn't finite at draws of the prior, for {len(bad)} of {distortion.n_data} images (the first: {bad[0]}).",
+            f"The distortion isn't finite at draws of the prior, for {len(bad)} of {distortion.n_data} images.",
             "Look at what the decoder makes of z ~ N(0, I): it, or the image, has NaN or infinite values.",
         )
     knots = _knots(max(betas), state.d)

@@ -38,18 +38,28 @@ def default_rd() -> Hparam:
     """The rate-distortion settings of Huang et al. 2020 for z of up to 10 dimensions."""
     return Hparam(
         target="mse",
+        estimator="ais",
         data="test",
-        n_chains=40,
         batch_size=50,
         n_batch=1,
-        anneal_steps=60_000,
-        num_betas=2000,
+        n_chains=16,
+        anneal_steps=1000,
+        n_betas=100,
+        min_beta=0.03,
         max_beta=36_000.0,
-        schedule="sigmoid",
-        schedule_radius=10.0,
-        leapfrog_steps=20,
-        target_acceptance=0.65,
-        random_seed=7,  # not the pilot's: the step sizes it tunes must not depend on these chains
+        leapfrog_steps=2,
+        target_acceptance=0.8,
+        pilot_seed=6,
+        random_seed=7,
+        gap_beta_indexes=[30, 60, -1],
+        gap_images=16,
+        mixture_weight=None,
+        bad_std=None,
+        blur_std=None,
+        overwrite_variance=None,
+        feature_map=None,
+        encoder_epochs=50,
+        log_likelihood=False,
     )
 
 

@@ -1,0 +1,221 @@
+"""What an evaluation leaves in its run: the curve as JSON and tensors, metrics by beta, a table, the pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from torch import Tensor
+
+from lossy_mlflow.errors import LossyError
+from lossy_mlflow.models import decode
+from lossy_mlflow.plots import image_grid
+from lossy_mlflow.rate_distortion import Curve, Distortion, Gap, Quadratic, closed_form
+from lossy_mlflow.tracking.provenance import log_text
+from lossy_mlflow.tracking.runs import artifacts_of, paths_in
+
+CURVE_FILE = "rd_curve.json"
+DATA_FILE = "rd_data.safetensors"
+_TABLE_FILE = "rd_table.txt"
+_METRICS_A_BATCH = 1000
+_BY_DATUM = ("rate", "distortion", "log_z", "ess")
+
+
+@dataclass(frozen=True, slots=True)
+class GapRecord:
+    """Upper minus lower bound on log Z at `beta`, in nats. `se` is None of one datum."""
+
+    beta: float
+    gap: float
+    se: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedForm:
+    """The exact curve of a linear decoder at the same betas, in nats."""
+
+    rate: list[float]
+    distortion: list[float]
+    log_z: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class CurveRecord:
+    """A curve as `rd_curve.json` has it. Lists are by beta; None in them is what can't be known, as an error of one chain.
+
+    rate, log_z in nats; distortion in the target's units (squared error of pixels in [0, 1], nats, squared error of features).
+    """
+
+    label: str
+    reference: str
+    weights_sha256: str
+    data_digest: str
+    target: str
+    estimator: str
+    n_data: int
+    n_chains: int
+    n_dimensions: int
+    z_size: int
+    quick: bool
+    beta: list[float]
+    rate: list[float | None]
+    rate_se: list[float | None]
+    distortion: list[float | None]
+    distortion_se: list[float | None]
+    log_z: list[float | None]
+    log_z_se: list[float | None]
+    ess: list[float | None]
+    acceptance: list[float | None]
+    gap: list[GapRecord]
+    closed_form: ClosedForm | None
+    log_likelihood: dict[str, float | None]
+    doubts: list[str]
+
+
+def read_record(client: MlflowClient, run_id: str) -> CurveRecord:
+    """The record of a finished evaluation. Raises LossyError where its file is gone, or isn't one."""
+    artifacts = artifacts_of(client, run_id)
+    if CURVE_FILE not in paths_in(artifacts):
+        raise LossyError(f"The run {run_id} has no {CURVE_FILE}: it is gone, or waits in an outbox still.")
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(artifacts.download_artifacts(CURVE_FILE, folder)).read_text()
+    try:
+        content = json.loads(text)
+        exact = content.pop("closed_form")
+        gaps = [GapRecord(**gap) for gap in content.pop("gap")]
+        record = CurveRecord(gap=gaps, closed_form=exact and ClosedForm(**exact), **content)
+        sizes = {len(getattr(record, name)) for name in _LISTS}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LossyError(f"The {CURVE_FILE} of the run {run_id} is damaged.", "Evaluate again.") from error
+    if len(sizes) != 1:
+        raise LossyError(f"The {CURVE_FILE} of the run {run_id} is damaged: its lists differ in length.")
+    return record
+
+
+def curve_lists(curve: Curve) -> dict[str, list[float | None]]:
+    """The lists of a record: means over the data, and their standard errors."""
+    lists = {name: numbers(curve.mean(name)) for name in (*_BY_DATUM, "acceptance")}
+    errors = {f"{name}_se": numbers(curve.standard_error(name)) for name in ("rate", "distortion", "log_z")}
+    return lists | errors
+
+
+def gap_records(gaps: Sequence[Gap]) -> list[GapRecord]:
+    return [GapRecord(gap.beta, gap.mean, gap.se) for gap in gaps]
+
+
+def exact_curve(distortions: Sequence[Distortion], betas: Sequence[float]) -> ClosedForm | None:
+    """Of the images of all batches; None where the decoder isn't linear."""
+    quadratic = [distortion for distortion in distortions if isinstance(distortion, Quadratic)]
+    if not quadratic or len(quadratic) < len(distortions):
+        return None
+    found: dict[str, list[float]] = {"rate": [], "distortion": [], "log_z": []}
+    for beta in betas:
+        parts = [closed_form(distortion, beta) for distortion in quadratic]
+        for name, values in found.items():
+            values.append(float(torch.cat([getattr(part, name) for part in parts]).mean()))
+    return ClosedForm(**found)
+
+
+def numbers(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def log_record(client: MlflowClient, run_id: str, record: CurveRecord, curve: Curve) -> None:
+    """The files and the metrics. Safe to repeat: metrics have the run's own time, and so are the same points."""
+    from safetensors.torch import save_file
+
+    log_text(client, run_id, json.dumps(asdict(record), indent=1) + "\n", CURVE_FILE)
+    log_text(client, run_id, table(record), _TABLE_FILE)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, DATA_FILE)
+        save_file({name: getattr(curve, name).contiguous() for name in _BY_DATUM}, file)
+        client.log_artifact(run_id, str(file))
+    at = client.get_run(run_id).info.start_time
+    metrics = [
+        Metric(name, value, at, step)
+        for step in range(len(record.beta))
+        for name in _LISTS
+        if (value := getattr(record, name)[step]) is not None
+    ]
+    index = {beta: step for step, beta in enumerate(record.beta)}
+    for gap in record.gap:
+        metrics.append(Metric("bdmc_gap", gap.gap, at, index[gap.beta]))
+        if gap.se is not None:
+            metrics.append(Metric("bdmc_gap_se", gap.se, at, index[gap.beta]))
+    metrics += [
+        Metric(name, value, at, 0) for name, value in record.log_likelihood.items() if value is not None
+    ]
+    for first in range(0, len(metrics), _METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=metrics[first : first + _METRICS_A_BATCH])
+
+
+_LISTS = (
+    "beta",
+    "rate",
+    "rate_se",
+    "distortion",
+    "distortion_se",
+    "log_z",
+    "log_z_se",
+    "ess",
+    "acceptance",
+)
+
+
+def table(record: CurveRecord) -> str:
+    """The curve in columns, for people."""
+    gaps = {gap.beta: gap for gap in record.gap}
+    head = ["beta", "rate", "+-", "distortion", "+-", "bits/dim", "ess", "gap", "+-"]
+    rows = [head]
+    for step, beta in enumerate(record.beta):
+        rate, gap = record.rate[step], gaps.get(beta)
+        rows.append(
+            [
+                f"{beta:.4g}",
+                _shown(rate, 3),
+                _shown(record.rate_se[step], 3),
+                _shown(record.distortion[step], 4),
+                _shown(record.distortion_se[step], 4),
+                _shown(None if rate is None else rate / math.log(2) / record.n_dimensions, 4),
+                _shown(record.ess[step], 1),
+                _shown(gap.gap, 3) if gap else "",
+                _shown(gap.se, 3) if gap else "",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([*lines, "", *record.doubts]).rstrip() + "\n"
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+@torch.no_grad()
+def log_reconstructions(
+    client: MlflowClient,
+    run_id: str,
+    decoder: torch.nn.Module,
+    images: Tensor,
+    drawn: Mapping[int, Tensor],
+    input_dims: Sequence[int],
+) -> None:
+    """A picture: `images` in the first row, below them what their heaviest chains decode to, the smallest beta first."""
+    if not drawn or len(input_dims) != 3 or input_dims[0] not in (1, 3):
+        return
+    like = next(iter(decoder.state_dict().values()), torch.zeros(()))
+    rows = [images.cpu()]
+    for index in sorted(drawn):
+        means, _ = decode(decoder, drawn[index].to(like.device, torch.float32))
+        rows.append(means.cpu())
+    grid = image_grid(torch.cat(rows), input_dims, columns=len(images))
+    client.log_image(run_id, grid, artifact_file="reconstructions.png")

@@ -1,0 +1,234 @@
+"""One evaluation as a run: a pilot for each batch of images, the curve, the gaps on simulated data; stored as it goes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lossy_mlflow.experiments.evaluation_state import Done, from_tensors, to_tensors
+from lossy_mlflow.experiments.evaluation_subject import Subject
+from lossy_mlflow.experiments.rd_settings import RdSettings
+from lossy_mlflow.experiments.tunings import Target, fitted, load_tuning, store_tuning, tuning_of_target
+from lossy_mlflow.rate_distortion import (
+    Curve,
+    Distortion,
+    Gap,
+    MixturePrior,
+    Pilot,
+    Prior,
+    StandardNormal,
+    Tuning,
+    gap,
+    simulate,
+    tune,
+)
+from lossy_mlflow.rate_distortion.annealing import Annealing, Point, anneal, start
+from lossy_mlflow.rate_distortion.curves import curve_of, joined
+from lossy_mlflow.tracking.ending import StoppedError
+from lossy_mlflow.tracking.session import Attempt
+from lossy_mlflow.tracking.signals import StopRequest
+from lossy_mlflow.tracking.training_state import Progress, TrainingState, TrainingStates
+from lossy_mlflow.training import generator_for
+
+log = logging.getLogger("lossy_mlflow")
+
+_SAVE_EVERY_S = 20.0
+DRAWN_IMAGES, _DRAWN_BETAS = 8, 7
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """What a progress callback hears. `done`: the share of all work, 0 to 1. `phase`: pilot, curve or gap."""
+
+    label: str
+    phase: str
+    done: float
+
+
+class Evaluation:
+    """The work of one process on one run. `state`: what an earlier attempt has stored."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        label: str,
+        subject: Subject,
+        target: Target | None,
+        state: TrainingState | None,
+        asked: StopRequest,
+        progress: Callable[[EvaluationProgress], None] | None,
+    ) -> None:
+        settings = subject.settings
+        self._attempt, self._label, self._settings, self._subject = attempt, label, settings, subject
+        self._target, self._asked = target, asked
+        self._device = subject.images.device
+        self.done = from_tensors(state.tensors, self._device) if state else Done()
+        self._states = TrainingStates(attempt.connection, attempt.run_id, state)
+        self._n_saved = state.progress.epoch if state else 0
+        self._saved = time.monotonic()
+        self._prior: Prior = MixturePrior(*settings.mixture) if settings.mixture else StandardNormal()
+        self._pilot = Pilot(target_acceptance=settings.target_acceptance)
+        self._work = _Work(label, settings, progress)
+        for _ in self.done.curves:
+            self._work.finish("pilot", settings.batch_size)
+            self._work.finish("curve", settings.batch_size)
+        for _ in self.done.gaps:
+            self._work.finish("gap pilot", settings.gap_images)
+            self._work.finish("gap", settings.gap_images)
+
+    def run(self) -> Curve:
+        """The curve of all images; the gaps are in `done`. Raises StoppedError where somebody asks the process to stop."""
+        settings = self._settings
+        for batch in range(len(self.done.curves), settings.n_batch):
+            distortion = self.distortion(batch)
+            self._measure(batch, distortion, self._tuning(batch, distortion))
+            self._save()
+        for index in range(len(self.done.gaps), len(settings.gap_betas)):
+            self.done.gaps.append(self._gap(index, settings.gap_betas[index]))
+            self._save()
+        return joined(self.done.curves)
+
+    def distortion(self, batch: int) -> Distortion:
+        """Of one batch of images."""
+        settings, size = self._settings, self._settings.batch_size
+        made = self._subject.made(self._subject.images[batch * size : (batch + 1) * size])
+        if settings.data != "simulate":
+            return made
+        draws = generator_for(settings.random_seed, "simulated data", batch, self._device)
+        return simulate(made, size, settings.betas[-1], draws, self._prior)[0]
+
+    def _tuning(self, batch: int, distortion: Distortion) -> Tuning:
+        """What an earlier attempt has found for the batch, or the target has, else what a pilot finds now."""
+        connection, settings = self._attempt.connection, self._settings
+        if found := load_tuning(connection, self._attempt.run_id, batch, self._device):
+            return found
+        if self._target is None:
+            tuning = self._run_pilot(distortion, settings.betas, "pilot", batch)
+        else:
+            tuning = tuning_of_target(connection, self._target, batch, settings.betas, self._device)
+            if not self._target.same_data:
+                tuning = fitted(tuning, self._run_pilot(distortion, settings.betas, "pilot", batch))
+        store_tuning(connection, self._attempt.run_id, batch, tuning)
+        return tuning
+
+    def _run_pilot(
+        self, distortion: Distortion, betas: tuple[float, ...], purpose: str, index: int
+    ) -> Tuning:
+        settings = self._settings
+
+        def heard(done: int, of: int) -> None:
+            self._work.report(purpose, done / of, distortion.n_data)
+            self._stop_if_asked()
+
+        tuning = tune(
+            distortion,
+            betas,
+            generator_for(settings.pilot_seed, purpose, index, self._device),
+            n_steps=settings.anneal_steps,
+            n_leapfrog=settings.leapfrog_steps,
+            prior=self._prior,
+            pilot=self._pilot,
+            progress=heard,
+        )
+        self._work.finish(purpose, distortion.n_data)
+        log.info(
+            "%s %d: %d betas, arc %.1f, %.0f gradients a particle",
+            purpose,
+            index,
+            len(tuning.betas),
+            tuning.arc(),
+            tuning.n_gradients,
+        )
+        return tuning
+
+    def _measure(self, batch: int, distortion: Distortion, tuning: Tuning) -> None:
+        done, settings = self.done, self._settings
+        generator = generator_for(settings.random_seed, "measure", batch, self._device)
+        if done.annealing is None:
+            done.annealing = start(distortion, settings.n_chains, generator, self._prior)
+        elif done.generator is not None:
+            generator.set_state(done.generator)
+
+        def take(annealing: Annealing, point: Point) -> None:
+            done.annealing, done.generator = annealing, generator.get_state()
+            done.points.append(point)
+            self._draw(batch, annealing)
+            self._work.report("curve", annealing.step / (len(tuning.betas) - 1), distortion.n_data)
+            if time.monotonic() - self._saved > _SAVE_EVERY_S:
+                self._save()
+            self._stop_if_asked()
+
+        anneal(
+            done.annealing, distortion, tuning, settings.betas, generator, prior=self._prior, on_point=take
+        )
+        self._work.finish("curve", distortion.n_data)
+        done.curves.append(curve_of(done.points))
+        done.points, done.annealing, done.generator = [], None, None
+
+    def _draw(self, batch: int, annealing: Annealing) -> None:
+        """Keep z of the first images' heaviest chains, at a few betas."""
+        index, n_betas = len(self.done.points) - 1, len(self._settings.betas)
+        wanted = {round(place * (n_betas - 1) / (_DRAWN_BETAS - 1)) for place in range(_DRAWN_BETAS)}
+        if batch == 0 and index in wanted:
+            heaviest = annealing.log_w[:DRAWN_IMAGES].argmax(1)
+            self.done.drawn[index] = annealing.state.z[torch.arange(len(heaviest)), heaviest]
+
+    def _gap(self, index: int, beta: float) -> Gap:
+        settings = self._settings
+        draws = generator_for(settings.random_seed, "gap data", index, self._device)
+        simulated, z = simulate(self.distortion(0), settings.gap_images, beta, draws, self._prior)
+        tuning = self._run_pilot(simulated, (beta,), "gap pilot", index)
+        n_steps = len(tuning.betas) - 1
+        moves = iter(range(1, n_steps + 1))
+
+        def heard() -> None:
+            self._work.report("gap", next(moves) / n_steps, simulated.n_data)
+            self._stop_if_asked()
+
+        noise = generator_for(settings.random_seed, "gap", index, self._device)
+        found = gap(simulated, z, tuning, settings.n_chains, noise, prior=self._prior, progress=heard)
+        self._work.finish("gap", simulated.n_data)
+        return found
+
+    def _save(self) -> None:
+        self._n_saved += 1
+        with self._attempt.connection.keeping(self._attempt.run_id, "evaluation state"):
+            self._states.save(to_tensors(self.done), Progress(self._n_saved, 0, 0.0))
+        self._saved = time.monotonic()
+
+    def _stop_if_asked(self) -> None:
+        if not self._asked():
+            return
+        self._save()
+        raise StoppedError(
+            self._asked.name,
+            f"The evaluation of {self._label} was stopped by {self._asked.name}; its state is saved.",
+            "Go on from there: the same command again",
+        )
+
+
+class _Work:
+    """How much of all work is done, counted in gradients of one chain."""
+
+    def __init__(
+        self, label: str, settings: RdSettings, progress: Callable[[EvaluationProgress], None] | None
+    ) -> None:
+        self._label, self._progress = label, progress
+        moves = settings.anneal_steps * settings.leapfrog_steps * settings.n_chains
+        pilot = 500 * Pilot().n_particles
+        self._costs = {"pilot": pilot, "gap pilot": pilot, "curve": moves, "gap": 2 * moves}
+        self._total = settings.n_images * (pilot + moves)
+        self._total += len(settings.gap_betas) * settings.gap_images * (pilot + 2 * moves)
+        self._done = 0.0
+
+    def report(self, phase: str, share: float, n_data: int) -> None:
+        if self._progress:
+            done = (self._done + share * self._costs[phase] * n_data) / self._total
+            self._progress(EvaluationProgress(self._label, phase, min(1.0, done)))
+
+    def finish(self, phase: str, n_data: int) -> None:
+        self._done += self._costs[phase] * n_data

@@ -1,0 +1,182 @@
+"""What is evaluated: which decoder, by which settings, on which images; and so, which evaluation it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lossy_mlflow.checkpoints.lookup import Checkpoint, resolve_at
+from lossy_mlflow.checkpoints.reference import BEST_STEP, parse_reference
+from lossy_mlflow.errors import NotFoundError, UsageError
+from lossy_mlflow.hparams import Hparam, apply_overrides, flatten, get_hparams, set_names
+from lossy_mlflow.hparams.catalogue.parts import default_rd
+from lossy_mlflow.hparams.tree import freeze, thaw
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lossy_mlflow.experiments.rd_settings import RdSettings
+    from lossy_mlflow.rate_distortion import Distortion
+    from lossy_mlflow.tracking.connection import Connection
+
+log = logging.getLogger("lossy_mlflow")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An evaluation as it was asked for. `tree`: group_list, load_checkpoint_name, chkt_step, step_sizes_target and rd."""
+
+    label: str
+    hparam_set: str
+    checkpoint: Checkpoint
+    tree: Hparam
+    quick: bool
+
+    @property
+    def reference(self) -> str:
+        return f"{self.checkpoint.name}/{self.checkpoint.version}"
+
+
+def plan(connection: Connection, name: str, overrides: Mapping[str, Any] | None, quick: bool) -> Plan:
+    """What `name` means: a set that evaluates (it has no model of its own), else a reference to a version.
+
+    A reference is evaluated by the `rd` of the set that it was trained from. Raises NotFoundError as `resolve` and `get_hparams`
+    do, UsageError for an override that doesn't fit.
+    """
+    from lossy_mlflow.experiments.rd_settings import quick as quickened
+
+    if name in set_names() and get_hparams(name).model_name is None:
+        tree = get_hparams(name, overrides)
+        if not tree.load_checkpoint_name:
+            raise UsageError(
+                f"The set {name!r} names no decoder: its load_checkpoint_name is undefined.",
+                "Put it where the set is defined: tree.load_checkpoint_name = LABEL",
+            )
+        step = None if tree.chkt_step == BEST_STEP else tree.chkt_step
+        checkpoint = resolve_at(connection, parse_reference(tree.load_checkpoint_name), step)
+        label, hparam_set = name, name
+    else:
+        checkpoint = resolve_at(connection, parse_reference(name))
+        label, hparam_set = checkpoint.name, checkpoint.hparam_set
+        tree = _tree_of_set(hparam_set, f"{checkpoint.name}/{checkpoint.version}")
+        tree = apply_overrides(tree, overrides, name) if overrides else tree
+    return Plan(label, hparam_set, checkpoint, freeze(quickened(tree)) if quick else tree, quick)
+
+
+def _tree_of_set(hparam_set: str, reference: str) -> Hparam:
+    """What evaluates a decoder of this set. One that isn't known here, or has no `rd`, is evaluated as the catalogue's are."""
+    try:
+        trained = get_hparams(hparam_set)
+    except NotFoundError:
+        trained = Hparam()
+    rd = trained.rd if isinstance(trained.rd, Hparam) else default_rd()
+    return freeze(
+        Hparam(
+            group_list=list(trained.group_list or ["lossy"]),
+            load_checkpoint_name=reference,
+            chkt_step=BEST_STEP,
+            step_sizes_target=None,
+            rd=thaw(rd),
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured: `images` (n_images, input_vector_length) on the device of `decoder`; `trained`: the tree of its training.
+
+    `made`: the distortion of some images, rows of `images`.
+    """
+
+    settings: RdSettings
+    decoder: nn.Module
+    trained: Hparam
+    images: Tensor
+    data_digest: str
+    made: Callable[[Tensor], Distortion]
+
+
+def subject_of(connection: Connection, planned: Plan, device: str, data_dir: str | None) -> Subject:
+    """Raises UsageError for a field that doesn't fit, and what loading the decoder and the images raises."""
+    from lossy_mlflow.checkpoints.load import load_checkpoint, load_with_hparams
+    from lossy_mlflow.data import data_folder, load_splits
+    from lossy_mlflow.experiments.rd_settings import rd_settings
+    from lossy_mlflow.models.device import choose_device
+    from lossy_mlflow.models.fields import whole_number
+
+    settings = rd_settings(planned.tree)
+    on = choose_device(device)
+    decoder, trained = load_with_hparams(planned.checkpoint, str(on))
+    z_size = whole_number(trained, "model_train.z_size")
+    decoder = _changed(decoder, trained, settings)
+    features = None
+    if settings.feature_map:
+        features = load_checkpoint(resolve_at(connection, parse_reference(settings.feature_map)), str(on))
+    splits = load_splits(
+        trained.dataset.name,
+        data_folder(data_dir),
+        trained.random_seed or 0,
+        train=trained.dataset.train is not False,
+        progress=log.warning,
+    )
+    images = (splits.train if settings.data == "train" else splits.test)[: settings.n_images].to(on)
+    if len(images) < settings.n_images:
+        raise UsageError(
+            f"rd.batch_size x rd.n_batch is {settings.n_images}; {splits.name} has {len(images)} {settings.data} images.",
+            f"Take fewer: --set rd.n_batch=1 --set rd.batch_size={len(images)}",
+        )
+    made = _maker(decoder, z_size, settings, features)
+    digest = images_digest(images)
+    if settings.data == "simulate":
+        digest = hashlib.sha256(
+            f"simulated {settings.random_seed} {settings.n_images} {digest}".encode()
+        ).hexdigest()
+    return Subject(settings, decoder, trained, images, digest, made)
+
+
+def _changed(decoder: nn.Module, trained: Hparam, settings: RdSettings) -> nn.Module:
+    """The decoder with the blur or the variance that the settings name."""
+    if settings.blur_std is None and settings.overwrite_variance is None:
+        return decoder
+    from lossy_mlflow.models.blur import blurred, with_variance
+    from lossy_mlflow.models.fields import image_shape
+
+    if settings.blur_std is not None:
+        decoder = blurred(decoder, image_shape(trained), settings.blur_std)
+    if settings.overwrite_variance is not None:
+        decoder = with_variance(decoder, settings.overwrite_variance)
+    return decoder
+
+
+def _maker(
+    decoder: nn.Module, z_size: int, settings: RdSettings, features: nn.Module | None
+) -> Callable[[Tensor], Distortion]:
+    from lossy_mlflow.rate_distortion import feature_error, negative_log_likelihood, squared_error
+
+    if features is not None:
+        return lambda images: feature_error(decoder, features, images, z_size)
+    make = negative_log_likelihood if settings.target == "joint" else squared_error
+    return lambda images: make(decoder, images, z_size)
+
+
+def identity(weights_sha256: str, data_digest: str, tree: Hparam, quick: bool) -> str:
+    """What two evaluations have in common that are the same: the decoder's weights, the images, `rd`. 64 hex digits."""
+    about = {
+        "weights": weights_sha256,
+        "data": data_digest,
+        "rd": flatten(tree.rd),
+        "step_sizes_target": tree.step_sizes_target,
+        "quick": quick,
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def images_digest(images: Tensor) -> str:
+    """Over the images' shape and values. 64 hex digits."""
+    digest = hashlib.sha256(f"{list(images.shape)} {images.dtype}\n".encode())
+    digest.update(images.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
