@@ -128,7 +128,11 @@ class Workplace:
 
 
 def mlflow_run(
-    workplace: Workplace, project: Path | str, env_manager: str = "local", **parameters: str
+    workplace: Workplace,
+    project: Path | str,
+    env_manager: str = "local",
+    entry_point: str = "main",
+    **parameters: str,
 ) -> subprocess.CompletedProcess[str]:
     """`mlflow run project`, as whoever works there types it."""
     options = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
@@ -136,7 +140,10 @@ def mlflow_run(
     temporary = workplace.folder.parent / "temporary"
     temporary.mkdir(exist_ok=True)
     return subprocess.run(
-        [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", env_manager, *options],
+        [
+            *(sys.executable, "-m", "mlflow", "run", str(project)),
+            *("--entry-point", entry_point, "--env-manager", env_manager, *options),
+        ],
         cwd=workplace.folder,
         # The entry point's `python` is the first on PATH, as in an environment that has been activated.
         env=workplace.environment

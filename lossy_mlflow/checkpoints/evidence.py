@@ -1,9 +1,9 @@
-"""What speaks for a version: its loss, on which data, and its bound, as training has recorded them."""
+"""What speaks for a version: its loss, on which data, and its bound, as training has recorded them; and its evaluation."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lossy_mlflow.checkpoints.lookup import is_only_imported
@@ -13,6 +13,7 @@ from lossy_mlflow.tracking.tags import number, whole_number
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 class Evidence:
     """In nats per image: `val_loss` on the images of `dataset_digest`, the IWAE bound on log p(x) and its standard error.
 
+    `evaluation`: the run of the newest rate-distortion curve of these weights, with the BDMC gap at the last beta that has one.
     None, or '', where nobody has recorded it for this version.
     """
 
@@ -27,6 +29,9 @@ class Evidence:
     dataset_digest: str = ""
     iwae_bound: float | None = None
     iwae_bound_se: float | None = None
+    evaluation: str = ""
+    bdmc_gap: float | None = None
+    bdmc_gap_se: float | None = None
 
     def __str__(self) -> str:
         parts = []
@@ -37,6 +42,11 @@ class Evidence:
         if self.iwae_bound is not None:
             error = "" if self.iwae_bound_se is None else f" +- {self.iwae_bound_se:.4f}"
             parts.append(f"IWAE bound {self.iwae_bound:.4f}{error}")
+        if self.evaluation:
+            parts.append(f"evaluated in {self.evaluation}")
+        if self.bdmc_gap is not None:
+            error = "" if self.bdmc_gap_se is None else f" +- {self.bdmc_gap_se:.2f}"
+            parts.append(f"gap {self.bdmc_gap:.2f}{error}")
         return ", ".join(parts) or "none"
 
 
@@ -44,7 +54,28 @@ def evidence_of(client: MlflowClient, version: ModelVersion) -> Evidence:
     """The version's own tags, and of its run's metrics those of the version's epoch. A run that is gone has none."""
     epoch = whole_number(version.tags, "epoch")
     bounds = [_at_epoch(client, version.run_id, f"val_iwae_bound{part}", epoch) for part in ("", "_se")]
-    return Evidence(number(version.tags, "val_loss"), version.tags.get("dataset_digest", ""), *bounds)
+    recorded = Evidence(number(version.tags, "val_loss"), version.tags.get("dataset_digest", ""), *bounds)
+    runs = evaluations_of(client, version)
+    if not runs:
+        return recorded
+    metrics = runs[0].data.metrics
+    gap, error = metrics.get("bdmc_gap"), metrics.get("bdmc_gap_se")
+    return replace(recorded, evaluation=runs[0].info.run_id, bdmc_gap=gap, bdmc_gap_se=error)
+
+
+def evaluations_of(client: MlflowClient, version: ModelVersion) -> list[Run]:
+    """The finished evaluations of the version's weights, the newest first; `--quick` ones left out.
+
+    By the weights, not the name: a copy that was promoted to another model has the same.
+    """
+    from lossy_mlflow.tracking.runs import quoted, search_all_runs
+
+    weights = version.tags.get("weights_sha256", "")
+    if not weights:
+        return []
+    wanted = f"tags.kind = 'evaluate' and tags.weights_sha256 = {quoted(weights)} and attributes.status = 'FINISHED'"
+    runs = search_all_runs(client, wanted)
+    return [run for run in runs if not {"same_as", "quick"} & run.data.tags.keys()]
 
 
 def refuse_without_evidence(version: ModelVersion, evidence: Evidence) -> None:

@@ -12,6 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.checkpoints.copies import COPIED_FROM, copies_of
+from lossy_mlflow.checkpoints.evidence import evaluations_of
 from lossy_mlflow.checkpoints.lookup import resolve_at
 from lossy_mlflow.checkpoints.reference import Reference, parse_reference
 from lossy_mlflow.checkpoints.versions import search_versions
@@ -42,6 +43,8 @@ class Ancestor:
 class Lineage:
     """Of `version`: its run, data and code; its ancestors, the nearest first; and what has come of it. All as NAME/VERSION.
 
+    `evaluations`: the runs that evaluated its weights, the newest first, `--quick` ones left out.
+
     `state`: there, or gone. `run_state`: as MLflow says it, DELETED while the run can be restored, gone, or '' where it has none.
     """
 
@@ -58,6 +61,7 @@ class Lineage:
     ancestors: list[Ancestor]
     started_from_it: list[str]
     copies: list[str]
+    evaluations: list[str]
 
 
 def lineage(reference: str) -> Lineage:
@@ -91,6 +95,7 @@ def lineage(reference: str) -> Lineage:
             ancestors=ancestors(itself, tags, lambda name: _tags_of(client, name)),
             started_from_it=_names(started),
             copies=_names(copies),
+            evaluations=[run.info.run_id for run in evaluations_of(client, found)] if found else [],
         )
 
 

@@ -172,14 +172,15 @@ def _read(key: str, value: str) -> Promotion | None:
 
 def _is_sound(promotion: Promotion) -> bool:
     evidence = promotion.evidence
-    numbers = (evidence.val_loss, evidence.iwae_bound, evidence.iwae_bound_se)
+    numbers = (
+        *(evidence.val_loss, evidence.iwae_bound, evidence.iwae_bound_se),
+        *(evidence.bdmc_gap, evidence.bdmc_gap_se),
+    )
+    texts = (promotion.alias, promotion.who, promotion.because, evidence.dataset_digest, evidence.evaluation)
     return (
         type(promotion.version) is int
         and type(promotion.from_version) in (int, type(None))
-        and all(
-            isinstance(text, str)
-            for text in (promotion.alias, promotion.who, promotion.because, evidence.dataset_digest)
-        )
+        and all(isinstance(text, str) for text in texts)
         and all(isinstance(flag, bool) for flag in (promotion.rollback, promotion.moved))
         and all(value is None or isinstance(value, float) for value in numbers)
     )

@@ -1,4 +1,4 @@
-"""What MLproject's entry point calls: a process id and parameters as NAME=VALUE words in, the same as `lossy train` on.
+"""What MLproject's entry points call: a process id and parameters as NAME=VALUE words in, on to `lossy train` or `evaluate`.
 
 `mlflow run` gives every parameter as text, also those that a person left out; words that never begin with a dash pass any value.
 The id is that of `mlflow run` itself, which leaves its children behind when a signal ends it.
@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -21,6 +21,7 @@ from lossy_mlflow.tracking.signals import terminate_with
 from lossy_mlflow.tracking.watcher import Watcher
 
 _OPTIONS = {"e_name": "--e-name", "user_code": "--user-code", "device": "--device", "data_dir": "--data-dir"}
+_EVALUATE = "evaluate"  # the word before the parameters of that entry point
 _FLAGS = {"true": True, "false": False}
 
 
@@ -30,24 +31,39 @@ def train_arguments(words: Sequence[str]) -> list[str]:
     Raises UsageError for a parameter that MLproject doesn't declare, a flag that is neither true nor false, an open quote.
     """
     given = _parameters(words)
-    arguments = ["train"]
-    arguments += [f"{option}={given[name]}" for name, option in _OPTIONS.items() if given[name]]
-    overwrite = _FLAGS.get(given["overwrite"].lower())
-    if overwrite is None:
-        raise UsageError(
-            f"The parameter overwrite is true or false, not {given['overwrite']!r}.", "-P overwrite=true"
-        )
-    if overwrite:
-        arguments.append("--overwrite")
+    arguments = ["train", *_options(given, _OPTIONS), *_flags(given, ["overwrite"]), *_overrides(given)]
+    # After "--" a name that begins with a dash is a name.
+    return [*arguments, "--", given["hparam_set"]]
+
+
+def evaluate_arguments(words: Sequence[str]) -> list[str]:
+    """The same for the entry point `evaluate`."""
+    given = _parameters(words)
+    arguments = ["evaluate", *_options(given, {"data": "--data", **_OPTIONS})]
+    arguments += [*_flags(given, ["quick", "log_likelihood"]), *_overrides(given)]
+    return [*arguments, "--", given["name"]]
+
+
+def _options(given: Mapping[str, str], options: Mapping[str, str]) -> list[str]:
+    return [f"{option}={given[name]}" for name, option in options.items() if given.get(name)]
+
+
+def _flags(given: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    for name in names:
+        if given[name].lower() not in _FLAGS:
+            raise UsageError(
+                f"The parameter {name} is true or false, not {given[name]!r}.", f"-P {name}=true"
+            )
+    return [f"--{name.replace('_', '-')}" for name in names if _FLAGS[given[name].lower()]]
+
+
+def _overrides(given: Mapping[str, str]) -> list[str]:
     try:
-        overrides = shlex.split(given["overrides"])
+        return [f"--set={word}" for word in shlex.split(given["overrides"])]
     except ValueError as error:
         raise UsageError(
             f"The parameter overrides can't be split into words: {error}.", "Close its quotes."
         ) from None
-    arguments += [f"--set={word}" for word in overrides]
-    # After "--" a name that begins with a dash is a name.
-    return [*arguments, "--", given["hparam_set"]]
 
 
 def _parameters(words: Sequence[str]) -> dict[str, str]:
@@ -91,13 +107,14 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def main(mlflow_run: int, words: Sequence[str]) -> None:
-    """Train as `words` say, and end with the process `mlflow_run`, unless that is 0: one outside of this container."""
+    """Train or evaluate as `words` say, and end with the process `mlflow_run`, unless that is 0: one outside the container."""
     # As Ctrl-C does: before the training has begun there is nothing to be saved, but a run to be ended.
     signal.signal(signal.SIGTERM, _interrupt)
     with exit_codes(), _told_why(os.environ.get("MLFLOW_RUN_ID")):
         if mlflow_run:
             terminate_with(mlflow_run)
-        run(train_arguments(words))
+        to_evaluate = words[:1] == [_EVALUATE]
+        run(evaluate_arguments(words[1:]) if to_evaluate else train_arguments(words))
 
 
 if __name__ == "__main__":

@@ -168,6 +168,7 @@ def _lineage_rows(found: Lineage) -> list[tuple[str, str]]:
         *((item.relation, _ancestor(found, item)) for item in found.ancestors),
         *(("parent of", version) for version in found.started_from_it),
         *(("copied to", version) for version in found.copies),
+        *(("evaluated in", run_id) for run_id in found.evaluations),
     ]
 
 

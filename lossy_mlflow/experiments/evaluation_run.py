@@ -22,21 +22,25 @@ from lossy_mlflow.rate_distortion import (
     Prior,
     StandardNormal,
     Tuning,
+    curve,
     gap,
+    negative_log_likelihood,
     simulate,
     tune,
 )
 from lossy_mlflow.rate_distortion.annealing import Annealing, Point, anneal, start
-from lossy_mlflow.rate_distortion.curves import curve_of, joined
+from lossy_mlflow.rate_distortion.curves import as_point, curve_of, joined
+from lossy_mlflow.rate_distortion.variational import VariationalPoint, fresh_encoder, variational_curve
 from lossy_mlflow.tracking.ending import StoppedError
 from lossy_mlflow.tracking.session import Attempt
 from lossy_mlflow.tracking.signals import StopRequest
 from lossy_mlflow.tracking.training_state import Progress, TrainingState, TrainingStates
-from lossy_mlflow.training import generator_for
+from lossy_mlflow.training import generator_for, iwae_bound
 
 log = logging.getLogger("lossy_mlflow")
 
 _SAVE_EVERY_S = 20.0
+_IWAE_SAMPLES = 500
 DRAWN_IMAGES, _DRAWN_BETAS = 8, 7
 
 
@@ -83,14 +87,75 @@ class Evaluation:
     def run(self) -> Curve:
         """The curve of all images; the gaps are in `done`. Raises StoppedError where somebody asks the process to stop."""
         settings = self._settings
-        for batch in range(len(self.done.curves), settings.n_batch):
-            distortion = self.distortion(batch)
-            self._measure(batch, distortion, self._tuning(batch, distortion))
-            self._save()
+        if settings.estimator == "variational":
+            self._train_encoders()
+        else:
+            self._anneal_batches()
         for index in range(len(self.done.gaps), len(settings.gap_betas)):
             self.done.gaps.append(self._gap(index, settings.gap_betas[index]))
             self._save()
+        if settings.log_likelihood and not self.done.likelihood:
+            self.done.likelihood = self._likelihood()
+            self._save()
         return joined(self.done.curves)
+
+    def _anneal_batches(self) -> None:
+        for batch in range(len(self.done.curves), self._settings.n_batch):
+            distortion = self.distortion(batch)
+            self._measure(batch, distortion, self._tuning(batch, distortion))
+            self._save()
+
+    def _train_encoders(self) -> None:
+        """The variational curve. Its points are those of a curve without weights, whose chains are samples of q."""
+        done, settings, images = self.done, self._settings, self._subject.images
+        if done.curves:
+            return
+        generator = generator_for(settings.random_seed, "variational", 0, self._device)
+        encoder = fresh_encoder(images.shape[1], self._subject.z_size, generator)
+        if done.generator is not None:
+            encoder.load_state_dict(done.encoder)
+            generator.set_state(done.generator)
+
+        def take(point: VariationalPoint) -> None:
+            done.points.append(as_point(point))
+            done.encoder = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+            done.generator = generator.get_state()
+            self._work.report("curve", len(done.points) / len(settings.betas), len(images))
+            if time.monotonic() - self._saved > _SAVE_EVERY_S:
+                self._save()
+            self._stop_if_asked()
+
+        variational_curve(
+            self._subject.made,
+            self._subject.train_images,
+            images,
+            settings.betas[len(done.points) :],
+            settings.encoder_epochs,
+            generator,
+            encoder=encoder,
+            on_point=take,
+        )
+        self._work.finish("curve", len(images))
+        done.curves.append(curve_of(done.points))
+        done.points, done.encoder, done.generator = [], {}, None
+        self._save()
+
+    def _likelihood(self) -> dict[str, float]:
+        """Log p(x) of the images, in nats: by AIS, a lower bound in expectation; by the IWAE bound where there is an encoder."""
+        settings, subject = self._settings, self._subject
+        joint = negative_log_likelihood(subject.decoder, subject.images, subject.z_size)
+        tuning = self._run_pilot(joint, (1.0,), "likelihood pilot", 0)
+        noise = generator_for(settings.random_seed, "likelihood", 0, self._device)
+        found = curve(joint, (1.0,), tuning, noise, n_chains=settings.n_chains, prior=self._prior)
+        values = {
+            "log_likelihood_ais": float(found.mean("log_z")[0]),
+            "log_likelihood_ais_se": float(found.standard_error("log_z")[0]),
+        }
+        if subject.autoencoder is not None and len(subject.images) > 1:
+            noise = generator_for(settings.random_seed, "iwae", 0, self._device)
+            bound, error = iwae_bound(subject.autoencoder, subject.images, _IWAE_SAMPLES, noise)
+            values |= {"log_likelihood_iwae": bound, "log_likelihood_iwae_se": error}
+        return values
 
     def distortion(self, batch: int) -> Distortion:
         """Of one batch of images."""
@@ -220,9 +285,16 @@ class _Work:
         self._label, self._progress = label, progress
         moves = settings.anneal_steps * settings.leapfrog_steps * settings.n_chains
         pilot = 500 * Pilot().n_particles
-        self._costs = {"pilot": pilot, "gap pilot": pilot, "curve": moves, "gap": 2 * moves}
+        self._costs = {
+            "pilot": pilot,
+            "gap pilot": pilot,
+            "likelihood pilot": pilot,
+            "curve": moves,
+            "gap": 2 * moves,
+        }
         self._total = settings.n_images * (pilot + moves)
         self._total += len(settings.gap_betas) * settings.gap_images * (pilot + 2 * moves)
+        self._total += settings.n_images * (pilot + moves) if settings.log_likelihood else 0
         self._done = 0.0
 
     def report(self, phase: str, share: float, n_data: int) -> None:

@@ -21,7 +21,8 @@ _STATE = [item.name for item in fields(State)]
 class Done:
     """curves: of the batches that are done. points, annealing, generator: of the one under way; None before its start.
 
-    gaps: those that are measured. drawn: z of some images at some betas, (n_images, z_size), by index of beta.
+    gaps: those that are measured. drawn: z of some images at some betas, (n_images, z_size), by index of beta. encoder: of the
+    variational curve, after its newest point. likelihood: estimates of log p(x), by name.
     """
 
     curves: list[Curve] = field(default_factory=list)
@@ -30,6 +31,8 @@ class Done:
     generator: Tensor | None = None
     gaps: list[Gap] = field(default_factory=list)
     drawn: dict[int, Tensor] = field(default_factory=dict)
+    encoder: dict[str, Tensor] = field(default_factory=dict)
+    likelihood: dict[str, float] = field(default_factory=dict)
 
 
 def to_tensors(done: Done) -> dict[str, Tensor]:
@@ -39,18 +42,23 @@ def to_tensors(done: Done) -> dict[str, Tensor]:
         found |= {f"curve.{index}.{name}": getattr(curve, name) for name in _CURVE}
     for name in _POINT if done.points else []:
         found[f"points.{name}"] = torch.stack(
-            [torch.as_tensor(getattr(point, name)) for point in done.points]
+            [torch.as_tensor(getattr(point, name), dtype=torch.float64) for point in done.points]
         )
-    if done.annealing is not None and done.generator is not None:
+    if done.generator is not None:
+        found["generator"] = done.generator
+    if done.annealing is not None:
         annealing = done.annealing
         found |= {f"state.{name}": getattr(annealing.state, name) for name in _STATE}
         found |= {"log_w": annealing.log_w, "acceptance": annealing.acceptance}
-        found |= {"n_non_finite": annealing.n_non_finite, "generator": done.generator}
+        found["n_non_finite"] = annealing.n_non_finite
         found["counts"] = torch.tensor([annealing.step, annealing.n_moves])
     for index, gap in enumerate(done.gaps):
         found[f"gap.{index}.beta"] = torch.tensor(gap.beta, dtype=torch.float64)
         found |= {f"gap.{index}.lower": gap.lower, f"gap.{index}.upper": gap.upper}
     found |= {f"drawn.{index}": z for index, z in done.drawn.items()}
+    found |= {f"encoder.{name}": tensor for name, tensor in done.encoder.items()}
+    numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in done.likelihood.items()}
+    found |= {f"likelihood.{name}": value for name, value in numbers.items()}
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
 
 
@@ -76,10 +84,18 @@ def from_tensors(tensors: Mapping[str, Tensor], device: torch.device) -> Done:
             n_moves,
             tensors["n_non_finite"],
         )
-        done.generator = tensors["generator"]
+    done.generator = tensors.get("generator")
     while f"gap.{len(done.gaps)}.beta" in tensors:
         index = len(done.gaps)
         lower, upper = (tensors[f"gap.{index}.{name}"].to(device) for name in ("lower", "upper"))
         done.gaps.append(Gap.between(float(tensors[f"gap.{index}.beta"]), lower, upper))
-    done.drawn = {int(name.split(".")[1]): z for name, z in tensors.items() if name.startswith("drawn.")}
+    done.drawn = {int(index): z for index, z in _below("drawn", tensors).items()}
+    done.encoder = _below("encoder", tensors)
+    done.likelihood = {name: float(value) for name, value in _below("likelihood", tensors).items()}
     return done
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with it and a dot, by the rest of their names."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

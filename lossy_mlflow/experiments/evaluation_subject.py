@@ -17,6 +17,7 @@ from lossy_mlflow.hparams.catalogue.parts import default_rd
 from lossy_mlflow.hparams.tree import freeze, thaw
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from lossy_mlflow.experiments.rd_settings import RdSettings
@@ -89,15 +90,19 @@ def _tree_of_set(hparam_set: str, reference: str) -> Hparam:
 class Subject:
     """What is measured: `images` (n_images, input_vector_length) on the device of `decoder`; `trained`: the tree of its training.
 
-    `made`: the distortion of some images, rows of `images`.
+    `made`: the distortion of some images. `train_images`: what an encoder can learn from; none where none does. `autoencoder`: the
+    whole model, where its encoder is to be had and is asked for.
     """
 
     settings: RdSettings
     decoder: nn.Module
     trained: Hparam
+    z_size: int
     images: Tensor
+    train_images: Tensor
     data_digest: str
     made: Callable[[Tensor], Distortion]
+    autoencoder: nn.Module | None
 
 
 def subject_of(connection: Connection, planned: Plan, device: str, data_dir: str | None) -> Subject:
@@ -135,7 +140,27 @@ def subject_of(connection: Connection, planned: Plan, device: str, data_dir: str
         digest = hashlib.sha256(
             f"simulated {settings.random_seed} {settings.n_images} {digest}".encode()
         ).hexdigest()
-    return Subject(settings, decoder, trained, images, digest, made)
+    whole = _autoencoder(connection, planned, trained, on) if settings.log_likelihood else None
+    learned_from = splits.train[: None if settings.estimator == "variational" else 0].to(on)
+    return Subject(settings, decoder, trained, z_size, images, learned_from, digest, made, whole)
+
+
+def _autoencoder(
+    connection: Connection, planned: Plan, trained: Hparam, on: torch.device
+) -> nn.Module | None:
+    """The model with the encoder of its training; None where that isn't to be had, or the decoder was changed since."""
+    from lossy_mlflow.experiments.warm_start import warm_start
+    from lossy_mlflow.models import Autoencoder, build_model
+
+    rd = planned.tree.rd
+    if rd.blur_std is not None or rd.overwrite_variance is not None:
+        return None
+    model = build_model(trained)
+    if not isinstance(model, Autoencoder):
+        return None
+    source = Hparam(load_checkpoint_name=planned.reference, chkt_step=BEST_STEP)
+    taken = warm_start(connection, source, model)
+    return model.to(on).eval() if taken and taken.has_encoder else None
 
 
 def _changed(decoder: nn.Module, trained: Hparam, settings: RdSettings) -> nn.Module:

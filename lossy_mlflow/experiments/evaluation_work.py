@@ -143,7 +143,7 @@ def _record(planned: Plan, subject: Subject, curve: Curve, evaluation: Evaluatio
         beta=curve.beta.tolist(),
         gap=gap_records(gaps),
         closed_form=exact_curve(distortions, curve.beta.tolist()),
-        log_likelihood={},
+        log_likelihood=dict(evaluation.done.likelihood),
         doubts=[*curve.doubts(), *_gap_doubts(gaps)],
         **curve_lists(curve),
     )

@@ -58,6 +58,7 @@ _FIELDS: dict[str, Field] = {
     "rd.overwrite_variance": _POSITIVE_OR_NULL,
     "rd.feature_map": ((str, *_NULL), bool, "the label of a model with features, or null"),
     "rd.encoder_epochs": _count(),
+    "rd.log_likelihood": ((bool,), anything, "true or false"),
     "step_sizes_target": ((str, *_NULL), bool, "the label of another evaluation, or null"),
     "group_list": ((list, *_NULL), anything, "a list of names"),
 }
@@ -86,6 +87,7 @@ class RdSettings:
     overwrite_variance: float | None
     feature_map: str | None
     encoder_epochs: int
+    log_likelihood: bool
     step_sizes_target: str | None
 
     @property
@@ -112,6 +114,13 @@ def rd_settings(tree: Hparam) -> RdSettings:
             f"rd.target is {rd.target} and rd.feature_map {rd.feature_map}: they belong together.",
             "A distortion of features: --set rd.target=features --set rd.feature_map=cnn_mnist",
         )
+    if rd.estimator == "variational" and (
+        rd.mixture_weight is not None or rd.gap_beta_indexes or rd.data == "simulate"
+    ):
+        raise UsageError(
+            "The variational curve has no gaps, no mixture prior and no simulated data: an encoder learns from images.",
+            "Set them to nothing: --set 'rd.gap_beta_indexes=[]'",
+        )
     betas = reported_betas(rd.min_beta, rd.max_beta, rd.n_betas)
     return RdSettings(
         target=rd.target,
@@ -133,6 +142,7 @@ def rd_settings(tree: Hparam) -> RdSettings:
         overwrite_variance=rd.overwrite_variance,
         feature_map=rd.feature_map,
         encoder_epochs=rd.encoder_epochs,
+        log_likelihood=rd.log_likelihood,
         step_sizes_target=tree.step_sizes_target,
     )
 

@@ -22,10 +22,11 @@ log = logging.getLogger("lossy_mlflow")
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """What was taken: `parent`, the version's reference, and a line for people."""
+    """What was taken: `parent`, the version's reference, and a line for people. `has_encoder`: the rest came as well, whole."""
 
     parent: str
     line: str
+    has_encoder: bool
 
 
 def warm_start(connection: Connection, tree: Hparam, model: torch.nn.Module) -> WarmStart | None:
@@ -51,23 +52,24 @@ def warm_start(connection: Connection, tree: Hparam, model: torch.nn.Module) -> 
             f"The decoder of {checkpoint.name}/{checkpoint.version} doesn't fit this model: {', '.join(missing[:3])}.",
             f"Compare the two: lossy hparams diff {checkpoint.hparam_set} NAME",
         )
-    encoder = _take_encoder(connection, checkpoint, model)
+    encoder, has_encoder = _take_encoder(connection, checkpoint, model)
     source = f"{checkpoint.name}/{checkpoint.version}"
     epoch = f" (epoch {checkpoint.epoch})" if checkpoint.epoch is not None else ""
-    return WarmStart(source, f"{source}{epoch}: the decoder whole, {encoder}")
+    return WarmStart(source, f"{source}{epoch}: the decoder whole, {encoder}", has_encoder)
 
 
-def _take_encoder(connection: Connection, checkpoint: Checkpoint, model: torch.nn.Module) -> str:
+def _take_encoder(connection: Connection, checkpoint: Checkpoint, model: torch.nn.Module) -> tuple[str, bool]:
+    """What is said of it, and whether it is there whole."""
     if decoder_of(model) is model:
-        return "and there is nothing else to take"
+        return "and there is nothing else to take", False
     inside = tuple(f"decoder.{name}" for name in decoder_of(model).state_dict())
     wanted = [name for name in model.state_dict() if name not in inside]
     try:
         state = load_training_state(connection.client, checkpoint.run_id) if checkpoint.run_id else None
     except LostStateError as error:
-        return _no_encoder(checkpoint, error.what)
+        return _no_encoder(checkpoint, error.what), False
     if state is None:
-        return _no_encoder(checkpoint, "its run has no training state")
+        return _no_encoder(checkpoint, "its run has no training state"), False
     tensors, progress = state.tensors, state.progress
     rest = {
         name.removeprefix("model."): value
@@ -75,7 +77,8 @@ def _take_encoder(connection: Connection, checkpoint: Checkpoint, model: torch.n
         if name.startswith("model.") and name.removeprefix("model.") in wanted
     }
     matched = load_matching(model, rest)
-    return f"{len(matched.taken)} of {len(wanted)} tensors of the encoder (as after epoch {progress.epoch} of its run)"
+    line = f"{len(matched.taken)} of {len(wanted)} tensors of the encoder (as after epoch {progress.epoch} of its run)"
+    return line, len(matched.taken) == len(wanted)
 
 
 def _no_encoder(checkpoint: Checkpoint, why: str) -> str:

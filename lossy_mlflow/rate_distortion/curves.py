@@ -13,6 +13,7 @@ from lossy_mlflow.rate_distortion.annealing import Annealing, Point, anneal, sta
 from lossy_mlflow.rate_distortion.distortion import Distortion
 from lossy_mlflow.rate_distortion.prior import Prior
 from lossy_mlflow.rate_distortion.tuning import Tuning
+from lossy_mlflow.rate_distortion.variational import VariationalPoint
 
 LEAST_ESS = 2.0  # below it, an estimate rests on one chain
 _DOUBTFUL_SHARE = 0.1  # of the data with so few
@@ -109,6 +110,23 @@ def joined(curves: Sequence[Curve]) -> Curve:
         beta=curves[0].beta,
         **{name: torch.cat([getattr(curve, name) for curve in curves], dim=1) for name in _BY_DATUM},
         n_non_finite=torch.stack([curve.n_non_finite for curve in curves]).sum(0),
+    )
+
+
+def as_point(point: VariationalPoint) -> Point:
+    """A point of the variational curve, which has no chains: log Z is its bound, -R - beta D; what chains tell is NaN."""
+    unknown = torch.full_like(point.rate, math.nan)
+    return Point(
+        point.beta,
+        rate=point.rate,
+        rate_se=torch.zeros_like(point.rate),
+        distortion=point.distortion,
+        distortion_se=point.distortion_se,
+        log_z=-point.rate - point.beta * point.distortion,
+        log_z_se=point.beta * point.distortion_se,
+        ess=unknown,
+        acceptance=unknown,
+        n_non_finite=0,
     )
 
 

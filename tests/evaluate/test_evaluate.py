@@ -1,0 +1,194 @@
+"""`lossy evaluate`, as a person meets it: the run that it makes, what it prints, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lossy_mlflow.errors import LossyError
+from tests.conftest import ROOT, Workplace
+
+SMALL = ("--quick", "--set", "rd.max_beta=1000", "--set", "rd.n_betas=8", "--set", "rd.anneal_steps=120")
+LISTS = ["beta", "rate", "rate_se", "distortion", "distortion_se", "log_z", "log_z_se", "ess", "acceptance"]
+
+
+def _runs(client: Any, label: str) -> list[Any]:
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(ids, f"tags.kind = 'evaluate' and tags.label = '{label}'"))
+
+
+def _artifact(client: Any, run_id: str, name: str) -> Path:
+    return Path(client.download_artifacts(run_id, name))
+
+
+def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client: Any) -> None:
+    curve = workplace.json("evaluate", "vae10_digits@best", *SMALL, "--log-likelihood")
+    (run,) = _runs(client, "vae10_digits")
+    tags, version = run.data.tags, client.get_model_version_by_alias("vae10_digits", "best")
+    assert run.info.status == "FINISHED"
+    assert tags["model_version"] == f"vae10_digits/{version.version}"
+    assert tags["weights_sha256"] == version.tags["weights_sha256"] == curve["weights_sha256"]
+    assert client.get_experiment(run.info.experiment_id).name == "vaes/digits"
+    assert run.data.params["rd.n_betas"] == "8"
+
+    assert {len(curve[name]) for name in LISTS} == {8}
+    assert curve["beta"][0] == pytest.approx(0.03)
+    assert curve["beta"][-1] == 1000.0
+    assert curve["distortion"] == sorted(curve["distortion"], reverse=True)
+    assert all(
+        rate == pytest.approx(-log_z - beta * distortion, abs=1e-6)
+        for beta, rate, distortion, log_z in zip(
+            *(curve[name] for name in ("beta", "rate", "distortion", "log_z")), strict=True
+        )
+    )
+    (gap,) = curve["gap"]
+    assert gap["beta"] == 1000.0
+    assert -3 * gap["se"] < gap["gap"] < 5
+    assert curve["closed_form"] is None
+    assert curve["log_likelihood"]["log_likelihood_iwae"] < curve["log_likelihood"]["log_likelihood_ais"] + 3
+
+    points = client.get_metric_history(run.info.run_id, "rate")
+    assert [point.step for point in points] == list(range(8))
+    assert [point.value for point in points] == curve["rate"]
+    assert json.loads(_artifact(client, run.info.run_id, "rd_curve.json").read_text()) == curve
+    assert {"rd_table.txt", "rd_data.safetensors", "reconstructions.png"} <= {
+        item.path for item in client.list_artifacts(run.info.run_id)
+    }
+
+
+def test_the_same_is_evaluated_once_and_another_apart(workplace: Workplace, client: Any) -> None:
+    first = workplace.lossy("evaluate", "vae10_digits", *SMALL)
+    assert "evaluated: vae10_digits/" in first.stdout, first.stderr
+    assert "gap at beta 1000" in first.stdout
+    again = workplace.lossy("evaluate", "vae10_digits", *SMALL)
+    assert "is evaluated already" in again.stdout
+    assert len(_runs(client, "vae10_digits")) == 1
+    for other in (("--set", "rd.random_seed=11"), ("--data", "simulate")):
+        assert "evaluated: " in workplace.lossy("evaluate", "vae10_digits", *SMALL, *other).stdout
+    assert len({run.data.tags["evaluation_sha256"] for run in _runs(client, "vae10_digits")}) == 3
+
+
+def test_a_linear_decoder_is_held_against_its_closed_form(workplace: Workplace) -> None:
+    curve = workplace.json(
+        "evaluate", "linear_vae10_digits", "--quick", "--set", "rd.max_beta=1000", "--set", "rd.n_betas=8"
+    )
+    exact = curve["closed_form"]
+    for beta, log_z, se, true in zip(
+        curve["beta"], curve["log_z"], curve["log_z_se"], exact["log_z"], strict=True
+    ):
+        # The chains' own error is below 0.5 nat here, of which 16 images leave an eighth.
+        assert abs(log_z - true) < 0.5 + 0.1 * se, beta
+    assert exact["rate"] == sorted(exact["rate"])
+
+
+def test_a_set_of_ones_own_takes_the_tuning_of_another(workplace: Workplace, client: Any) -> None:
+    code = workplace.folder / "sets.py"
+    code.write_text(
+        """
+from lossy_mlflow import Hparam, register_hparams
+from lossy_mlflow.hparams.catalogue.parts import default_rd
+
+@register_hparams
+def first():
+    rd = default_rd()
+    rd.n_betas, rd.max_beta, rd.anneal_steps, rd.batch_size, rd.n_chains = 6, 500.0, 100, 6, 4
+    rd.gap_beta_indexes = []
+    return Hparam(
+        group_list=["mine"], load_checkpoint_name="vae10_digits", chkt_step=-2, step_sizes_target=None, rd=rd
+    )
+
+@register_hparams
+def second():
+    tree = first()  # a fresh tree
+    tree.step_sizes_target = "first"
+    tree.rd.random_seed = 9
+    return tree
+"""
+    )
+    own = ("--user-code", str(code))
+    early = workplace.lossy("evaluate", "second", *own)
+    assert early.returncode == 3
+    assert "lossy evaluate first" in early.stderr
+    assert workplace.lossy("evaluate", "first", *own).returncode == 0
+    curve = workplace.json("evaluate", "second", *own)
+    (first,), (second,) = _runs(client, "first"), _runs(client, "second")
+    assert second.data.tags["step_sizes_from"] == first.info.run_id
+    assert client.get_experiment(second.info.experiment_id).name == "mine"
+    assert curve["reference"].startswith("vae10_digits/")
+    assert _artifact(client, second.info.run_id, "tuning/batch_0.safetensors").exists()
+
+
+def test_encoders_give_a_curve_above(workplace: Workplace) -> None:
+    few = ("--quick", "--set", "rd.max_beta=30", "--set", "rd.n_betas=5", "--set", "rd.gap_beta_indexes=[]")
+    chains = workplace.json("evaluate", "vae10_digits", *few)
+    encoders = workplace.json(
+        "evaluate", "vae10_digits", *few, "--set", "rd.estimator=variational", "--set", "rd.encoder_epochs=4"
+    )
+    bounds = zip(chains["beta"], encoders["log_z"], chains["log_z"], strict=True)
+    assert all(bound < log_z + 0.5 for _, bound, log_z in bounds)
+    assert encoders["ess"] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("vae10_digit",), 3, "did you mean vae10_digits"),
+        (("vae10_digits", "--set", "rd.n_chain=3"), 2, "rd.n_chains"),
+        (("vae10_digits", "--set", "rd.random_seed=6"), 2, "rd.pilot_seed and rd.random_seed are both 6"),
+        (("vae10_digits", "--set", "rd.n_batch=100"), 2, "has 300 test images"),
+        (("vae10_digits", "--set", "rd.target=features"), 2, "rd.feature_map"),
+        (("vae10_digits", "--set", "rd.min_beta=50000"), 2, "there is nothing between them"),
+        (("vae10_digits", "--set", "rd.gap_beta_indexes=[100]"), 2, "there are 100 betas"),
+        (("vae10_digits", "--set", "rd.target=l1"), 2, "one of mse, joint, features"),
+        (("vae10_digits", "--set", "rd.mixture_weight=0.5"), 2, "a mixture prior needs both"),
+    ],
+)
+def test_what_does_not_fit_is_said(
+    lossy: Callable[..., str], client: Any, words: tuple[str, ...], code: int, said: str
+) -> None:
+    with pytest.raises(LossyError) as refused:
+        lossy("evaluate", *words)
+    assert refused.value.exit_code == code
+    assert said in f"{refused.value.what} {refused.value.hint}"
+    assert _runs(client, "vae10_digits") == []
+
+
+def test_as_an_entry_point_and_in_python(workplace: Workplace, client: Any) -> None:
+    from tests.conftest import mlflow_run
+
+    overrides = " ".join(word for word in SMALL[1:] if word != "--set")
+    done = mlflow_run(
+        workplace, ROOT, name="vae10_digits", quick="true", overrides=overrides, entry_point="evaluate"
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = _runs(client, "vae10_digits")
+    assert run.info.status == "FINISHED"
+    assert "mlflow.project.entryPoint" in run.data.tags
+    code = """
+import lossy_mlflow
+result = lossy_mlflow.evaluate("vae10_digits", quick=True, overrides={"rd.max_beta": 1000.0, "rd.n_betas": 8, "rd.anneal_steps": 120})
+print(result.started, len(result.curve.rate))
+"""
+    assert workplace.run(sys.executable, "-c", code).stdout.split() == ["finished", "8"]
+    assert math.isfinite(run.data.metrics["bdmc_gap"])
+
+
+def test_it_is_evidence_for_its_weights(workplace: Workplace) -> None:
+    whole = [word for word in SMALL if word != "--quick"]
+    small = ("--set", "rd.batch_size=6", "--set", "rd.n_chains=4", "--set", "rd.gap_images=4")
+    words = (*whole, *small, "--set", "rd.gap_beta_indexes=[-1]")
+    assert workplace.lossy("evaluate", "vae10_digits", *words).returncode == 0
+    lineage = workplace.json("lineage", "vae10_digits@best")
+    assert len(lineage["evaluations"]) == 1
+    promoted = workplace.lossy("promote", "vae10_digits@best", "--to", "production")
+    assert f"evaluated in {lineage['evaluations'][0]}, gap" in promoted.stderr
+    (entry,) = workplace.json("history", "production")["entries"]
+    assert entry["evidence"]["evaluation"] == lineage["evaluations"][0]
+    assert math.isfinite(entry["evidence"]["bdmc_gap"])
+    assert workplace.json("lineage", "production@champion")["evaluations"] == lineage["evaluations"]

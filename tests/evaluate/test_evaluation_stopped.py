@@ -1,0 +1,65 @@
+"""An evaluation that is stopped goes on in the same run, and gives the same numbers as one that was not."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from tests.conftest import Workplace, wait_for
+from tests.evaluate.test_evaluate import _runs
+
+WORK = (
+    *("--set", "rd.max_beta=1000", "--set", "rd.n_betas=30", "--set", "rd.anneal_steps=600"),
+    *("--set", "rd.batch_size=24", "--set", "rd.n_batch=2", "--set", "rd.n_chains=8"),
+    *("--set", "rd.gap_beta_indexes=[-1]", "--set", "rd.gap_images=8"),
+)
+
+
+@pytest.fixture
+def saves_often(workplace: Workplace) -> None:
+    """At every beta, not every twenty seconds: a file that Python runs at its start says so."""
+    site = workplace.folder.parent / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if any(word == 'evaluate' for word in sys.orig_argv):\n"
+        "    import lossy_mlflow.experiments.evaluation_run as run\n"
+        "    run._SAVE_EVERY_S = 0.0\n"
+    )
+    workplace.environment["PYTHONPATH"] = str(site)
+
+
+def _numbers(curve: dict[str, Any]) -> dict[str, Any]:
+    return {name: curve[name] for name in ("beta", "rate", "distortion", "log_z", "ess", "gap", "acceptance")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.campaign)])
+def test_it_goes_on_with_the_same_numbers(
+    workplace: Workplace, client: Any, saves_often: None, number: signal.Signals
+) -> None:
+    process = workplace.start("evaluate", "vae10_digits", *WORK)
+    wait_for(
+        lambda: any("training_state" in run.data.tags for run in _runs(client, "vae10_digits")), 60, "a state"
+    )
+    time.sleep(random.uniform(0, 1))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number is signal.SIGKILL else 143), err
+    (stopped,) = _runs(client, "vae10_digits")
+    if number is signal.SIGTERM:
+        assert stopped.info.status == "KILLED"
+        assert "the same command again" in err
+    gone_on = workplace.json("evaluate", "vae10_digits", *WORK)
+    (run,) = _runs(client, "vae10_digits")
+    assert run.info.run_id == stopped.info.run_id
+    assert run.info.status == "FINISHED"
+    assert len(client.get_metric_history(run.info.run_id, "rate")) == 30
+
+    client.set_tag(run.info.run_id, "evaluation_sha256", "another")
+    whole = workplace.json("evaluate", "vae10_digits", *WORK)
+    assert len(_runs(client, "vae10_digits")) == 2
+    assert _numbers(gone_on) == _numbers(whole)
