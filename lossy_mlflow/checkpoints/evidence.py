@@ -53,8 +53,12 @@ class Evidence:
 def evidence_of(client: MlflowClient, version: ModelVersion) -> Evidence:
     """The version's own tags, and of its run's metrics those of the version's epoch. A run that is gone has none."""
     epoch = whole_number(version.tags, "epoch")
-    bounds = [_at_epoch(client, version.run_id, f"val_iwae_bound{part}", epoch) for part in ("", "_se")]
-    recorded = Evidence(number(version.tags, "val_loss"), version.tags.get("dataset_digest", ""), *bounds)
+    bound, bound_se = (
+        _at_epoch(client, version.run_id, f"val_iwae_bound{part}", epoch) for part in ("", "_se")
+    )
+    recorded = Evidence(
+        number(version.tags, "val_loss"), version.tags.get("dataset_digest", ""), bound, bound_se
+    )
     runs = evaluations_of(client, version)
     if not runs:
         return recorded

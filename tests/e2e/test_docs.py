@@ -6,10 +6,15 @@ import re
 import shlex
 import sys
 
+import torch
+
+from lossy_mlflow import get_hparams
+from lossy_mlflow.models import build_model, decoder_of
 from tests.conftest import ROOT, Workplace
 
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
+CURVES = (ROOT / "docs" / "rate_distortion.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
@@ -36,9 +41,18 @@ def test_the_commands_and_the_python_of_the_readme(workplace: Workplace) -> None
 
 
 def test_every_command_of_the_guide_is_one_that_exists(workplace: Workplace) -> None:
-    for words in _commands(GUIDE, "lossy") + _commands(OPERATIONS, "lossy"):
+    for words in _commands(GUIDE, "lossy") + _commands(CURVES, "lossy") + _commands(OPERATIONS, "lossy"):
         done = workplace.lossy(*[word for word in words[1:3] if word.isalpha()], "--help")
         assert done.returncode == 0, words
+
+
+def test_the_pure_part_of_the_curves_runs_as_it_stands_there() -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", CURVES, flags=re.DOTALL)
+    model = build_model(get_hparams("vae10_digits"))
+    names = {"decoder": decoder_of(model), "images": torch.rand(4, 64)}
+    exec(snippet, names)  # noqa: S102 - it is our own text
+    assert names["curve"].rate.shape == (3, 4)
+    assert names["curve"].doubts() is not None
 
 
 def test_the_files_that_the_docs_name_are_there() -> None:
