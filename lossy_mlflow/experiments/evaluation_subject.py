@@ -90,7 +90,7 @@ def _tree_of_set(hparam_set: str, reference: str) -> Hparam:
 class Subject:
     """What is measured: `images` (n_images, input_vector_length) on the device of `decoder`; `trained`: the tree of its training.
 
-    `made`: the distortion of some images. `train_images`: what an encoder can learn from; none where none does. `autoencoder`: the
+    `made`: the distortion of some images. `train_images`: what an encoder learns from; none where none does. `autoencoder`: the
     whole model, where its encoder is to be had and is asked for.
     """
 

@@ -105,6 +105,6 @@ def tuning_of_target(
 
 def fitted(target: Tuning, own: Tuning) -> Tuning:
     """The step sizes (the median over its data) and the betas of `target`, with the masses that a pilot found on these data."""
-    nearest = [target.knot(beta) for beta in own.knots.tolist()]
-    steps = target.step_size[nearest].median(1, keepdim=True).values.expand_as(own.step_size)
+    found = torch.stack([target.step_sizes(beta).median() for beta in own.knots.tolist()])
+    steps = found.unsqueeze(1).expand_as(own.step_size)
     return replace(own, step_size=steps.contiguous(), betas=target.betas, n_leapfrog=target.n_leapfrog)

@@ -146,7 +146,7 @@ def _move(
     generator: torch.Generator,
 ) -> tuple[State, Info]:
     jitter = torch.rand(state.d.shape, generator=generator, device=state.d.device, dtype=torch.float64)
-    step_size = tuning.step_size[tuning.knot(beta)].unsqueeze(1) * (1 + _JITTER * (2 * jitter - 1))
+    step_size = tuning.step_sizes(beta).unsqueeze(1) * (1 + _JITTER * (2 * jitter - 1))
     return hmc(state, beta, tuning.scale(beta), step_size, tuning.n_leapfrog, distortion, prior, generator)
 
 

@@ -20,6 +20,7 @@ from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
 
 _FIRST_CHANGE = 0.1  # beta d changes by this much (one sd over the prior) at the pilot's first beta
 _KNOTS_PER_E = 5.0  # betas of the pilot for each factor e
+_MASS_EVERY = 3  # of these betas, the Jacobian is computed anew: it changes little in between, and costs most
 _LEAPFROG, _MOVES = 2, 2
 _GAIN = 0.3
 _FIRST_STEP = 0.5
@@ -39,31 +40,31 @@ class Pilot:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What a pilot found, frozen. K of its betas carry it; between them, what is nearest in log beta holds.
+    """What a pilot found, frozen. K of its betas carry it, M of them the mass; between, what is nearest in log beta holds.
 
-    knots (K,): the betas. step_size (K, n_data). axes (K, n_data, z_size, z_size) and curvature (K, n_data, z_size), float32: the
-    eigenvectors, as columns, and eigenvalues of 2 J^T W J. spread (K, n_data): the sd of d. betas (T,): the schedule, ascending,
-    from 0. n_leapfrog: steps of a move. n_gradients: what the pilot has cost a particle; a column of a Jacobian counts as half.
+    knots (K,): the betas. step_size (K, n_data). spread (K, n_data): the sd of d. mass_knots (M,). axes (M, n_data, z_size,
+    z_size), curvature (M, n_data, z_size), float32: the eigenvectors, as columns, and eigenvalues of 2 J^T W J. betas (T,): the
+    schedule, ascending, from 0. n_leapfrog: steps of a move. n_gradients: what the pilot has cost a particle; a column of a
+    Jacobian counts as half.
     """
 
     knots: Tensor
     step_size: Tensor
+    spread: Tensor
+    mass_knots: Tensor
     axes: Tensor
     curvature: Tensor
-    spread: Tensor
     betas: Tensor
     n_leapfrog: int
     n_gradients: float
 
-    def knot(self, beta: float) -> int:
-        """The index of the knot nearest to beta."""
-        if beta <= 0:
-            return 0
-        return int((self.knots.log() - math.log(beta)).abs().argmin())
+    def step_sizes(self, beta: float) -> Tensor:
+        """(n_data,)."""
+        return self.step_size[_nearest(self.knots, beta)]
 
     def scale(self, beta: float) -> Tensor:
         """A (n_data, z_size, z_size), with A A^T = (I + beta 2 J^T W J)^-1."""
-        k = self.knot(beta)
+        k = _nearest(self.mass_knots, beta)
         return self.axes[k].double() / torch.sqrt(1 + beta * self.curvature[k].double()).unsqueeze(-2)
 
     def arc(self) -> float:
@@ -101,14 +102,17 @@ def tune(
         (distortion.n_data,), math.log(_FIRST_STEP), dtype=torch.float64, device=distortion.device
     )
     log_w = torch.zeros(shape[:2], dtype=torch.float64, device=distortion.device)
-    steps, axes, curvatures, spreads = [], [], [], []
+    steps, spreads = [], []
+    masses: list[tuple[float, Tensor, Tensor]] = []
     spent, last = 1.0, 0.0
     for index, beta in enumerate(knots.tolist()):
         log_w = log_w - (beta - last) * state.d
         state, log_w = _resampled(state, log_w, generator)
-        gram = distortion.curvature(state.z[:, : pilot.n_curvatures])
-        curvature, axis = torch.linalg.eigh(gram)
-        curvature = curvature.clamp(min=0)
+        if index % _MASS_EVERY == 0:
+            curvature, axis = torch.linalg.eigh(distortion.curvature(state.z[:, : pilot.n_curvatures]))
+            curvature = curvature.clamp(min=0)
+            masses.append((beta, axis.float(), curvature.float()))
+            spent += 0.5 * distortion.z_size * pilot.n_curvatures / pilot.n_particles
         scale = axis / torch.sqrt(1 + beta * curvature).unsqueeze(-2)
         for _ in range(_MOVES):
             size = log_step.exp().unsqueeze(1).expand(shape[:2])
@@ -116,10 +120,8 @@ def tune(
             log_step = log_step + _GAIN * (info.acceptance.mean(1) - pilot.target_acceptance)
             log_step = log_step.clamp(math.log(_LEAST_STEP), math.log(_LARGEST_STEP))
         steps.append(log_step)
-        axes.append(axis.float())
-        curvatures.append(curvature.float())
         spreads.append(state.d.std(1))
-        spent += _MOVES * _LEAPFROG + 0.5 * distortion.z_size * pilot.n_curvatures / pilot.n_particles
+        spent += _MOVES * _LEAPFROG
         last = beta
         if progress:
             progress(index + 1, len(knots))
@@ -127,9 +129,10 @@ def tune(
     tuning = Tuning(
         knots,
         step_size,
-        torch.stack(axes),
-        torch.stack(curvatures),
         torch.stack(spreads),
+        torch.tensor([beta for beta, _, _ in masses], dtype=torch.float64, device=knots.device),
+        torch.stack([axis for _, axis, _ in masses]),
+        torch.stack([curvature for _, _, curvature in masses]),
         torch.zeros(1, dtype=torch.float64),
         n_leapfrog,
         spent,
@@ -153,6 +156,11 @@ def schedule(tuning: Tuning, betas: Sequence[float], n_steps: int) -> Tensor:
     inner = [beta for beta in chosen.tolist() if 0 < beta < last]
     together = sorted({0.0, *inner, *(float(beta) for beta in betas if beta > 0)})
     return torch.tensor(together, dtype=torch.float64)
+
+
+def _nearest(knots: Tensor, beta: float) -> int:
+    """The index of the knot that is nearest in log beta."""
+    return int((knots.log() - math.log(beta)).abs().argmin())
 
 
 def _knots(largest: float, d: Tensor) -> Tensor:
