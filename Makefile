@@ -34,6 +34,7 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/outbox.py
 	$(BIN)/python benchmarks/registry.py
+	$(BIN)/python benchmarks/rate_distortion.py
 	$(BIN)/python benchmarks/service_backup.py
 	$(BIN)/python benchmarks/scale.py
 
