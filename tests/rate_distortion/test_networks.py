@@ -167,7 +167,7 @@ class Foreign(nn.Module):
 def test_a_blurred_decoder_is_the_decoder_then_the_blur(foreign):
     shape = ImageShape(1, 6, 5)
     net = net_of([3, 8, 30], ["tanh", "sigmoid"], torch.float64)
-    decoder = Foreign(net) if foreign else GaussianDecoder(net, x_var=0.1, learned=True)
+    decoder = Foreign(net) if foreign else GaussianDecoder(net, x_var=0.1, learned=True).double()
     z = torch.randn(4, 3, generator=seeded(1), dtype=torch.float64)
     mean, logvar = blurred(decoder, shape, 1.3).decode(z)
     torch.testing.assert_close(mean, blurred_by_torch(net(z).view(4, 1, 6, 5), 1.3).flatten(1))
@@ -177,7 +177,7 @@ def test_a_blurred_decoder_is_the_decoder_then_the_blur(foreign):
 @pytest.mark.parametrize("foreign", [False, True])
 def test_another_variance_changes_the_variance_alone(foreign):
     net = net_of([3, 8, 30], ["tanh", "sigmoid"], torch.float64)
-    decoder = Foreign(net) if foreign else GaussianDecoder(net, x_var=0.1, learned=True)
+    decoder = Foreign(net) if foreign else GaussianDecoder(net, x_var=0.1, learned=True).double()
     z = torch.randn(4, 3, generator=seeded(1), dtype=torch.float64)
     mean, logvar = with_variance(decoder, 0.25).decode(z)
     assert torch.equal(mean, net(z))
