@@ -18,7 +18,7 @@ _PERMISSIONS = ("READ", "EDIT", "MANAGE", "NONE")
 
 @click.group()
 def users() -> None:
-    """The members of a server that was started with --auth, for its admins; grant and passwd also for the members themselves.
+    """The members of a server that was started with --auth, for its admins; grant also for who has MANAGE, passwd for oneself.
 
     \b
     lossy users add ada                                   asks for a password; `... < FILE` takes the first line

@@ -205,8 +205,8 @@ def password_fault(password: str) -> str:
     if len(password) < _PASSWORD_LENGTH:
         return f"is too short: {_PASSWORD_LENGTH} characters are needed"
     # Clients send others as Latin-1 or as UTF-8, and MLflow reads them as ASCII where it serves artifacts.
-    if not (password.isascii() and password.isprintable()):
-        return "has other characters than those of ASCII, with which the server gives no files"
+    if not password.isascii():
+        return "has characters that aren't ASCII: with such a one the server gives no files"
     return ""
 
 

@@ -248,7 +248,7 @@ def test_secrets_that_are_missing_or_weak(laptop: Stores) -> None:
     assert "is too short" in found["admin"]
 
     found = _amiss(laptop, KEY | {"MLFLOW_AUTH_ADMIN_PASSWORD": "wörter-genug-für-alle"}, auth=True)
-    assert "MLFLOW_AUTH_ADMIN_PASSWORD has other characters than those of ASCII" in found["admin"]
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD has characters that aren't ASCII" in found["admin"]
 
 
 def test_a_configuration_of_users_that_undoes_what_auth_promises(laptop: Stores, tmp_path: Path) -> None:

@@ -87,8 +87,7 @@ def test_what_is_set_to_nothing_isn_t_set() -> None:
     [
         ("twelve chars", ""),
         ("eleven char", "is too short"),
-        ("pässwörter-sind-schön", "has other characters than those of ASCII"),
-        ("a-tab-in-the\tmiddle", "has other characters"),
+        ("pässwörter-sind-schön", "has characters that aren't ASCII"),
     ],
 )
 def test_passwords_that_a_member_can_have(password: str, fault: str) -> None:
