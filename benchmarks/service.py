@@ -4,10 +4,9 @@
 
 `lossy serve --auth` with two workers on PostgreSQL, all on this machine. One process drives all clients: each logs so many points
 a second, one call a point. Plain clients wait for the server at each call, and log as many points as they get through. Stored:
-what the database has in the end. UI: the request for the first page of runs, ten times a second meanwhile, each by a connection
-of its own, as a proxy in front makes them: now this worker answers, now that. Idle: the same afterwards, on the same runs, when
-all is stored. CPU: of the server's processes, PostgreSQL's apart, from the first point until all are stored, less what as many of
-the UI's requests take when idle.
+what the database has in the end. CPU: of the server's processes, PostgreSQL's apart, in the first half of the time, for what is
+stored then. UI: the request for the first page of runs, ten times a second in the second half, each by a connection of its own, as
+a proxy in front makes them: now this worker answers, now that. Idle: the same afterwards, on the same runs, when all is stored.
 """
 
 from __future__ import annotations
@@ -80,19 +79,15 @@ for run in runs:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """In seconds: `ui` and `idle` each of the UI's requests, `cpu` the server's processes, `took` until all was stored."""
+    """In seconds: each of the UI's requests (`ui`, `idle`), until all was stored (`took`), the server's CPU for 1000 points."""
 
     tried: int
     refused: int
     stored: int
     took: float
-    cpu: float
+    cpu_per_1000: float
     ui: list[float]
     idle: list[float]
-
-    @property
-    def cpu_per_1000(self) -> float:
-        return 1000 * self.cpu / max(1, self.stored)
 
     @property
     def slower(self) -> float:
@@ -177,6 +172,8 @@ def _measure(
     stored_before, cpu_before, begin = count(), _cpu(server), time.monotonic()
     load.stdin.write("\n")
     load.stdin.flush()
+    time.sleep(options.seconds / 2)
+    cpu_per_1000 = 1000 * (_cpu(server) - cpu_before) / max(1, count() - stored_before)
     ui: list[float] = []
     done = threading.Event()
     asking = threading.Thread(target=lambda: ui.extend(_ui_times(uri, 3600, done)))
@@ -187,13 +184,10 @@ def _measure(
     until = time.monotonic() + 60
     while (stored := count() - stored_before) < tried - refused and time.monotonic() < until:
         time.sleep(0.2)
-    took, cpu = time.monotonic() - begin, _cpu(server) - cpu_before
+    took = time.monotonic() - begin
     load.wait()
     time.sleep(3)  # and so are their ends
-    cpu_before = _cpu(server)
-    idle = _ui_times(uri, _IDLE_S)
-    cpu -= (_cpu(server) - cpu_before) / len(idle) * len(ui)
-    return Load(tried, refused, stored, took, cpu, ui, idle)
+    return Load(tried, refused, stored, took, cpu_per_1000, ui, _ui_times(uri, _IDLE_S))
 
 
 def _client(folder: str, uri: str, delay: str) -> dict[str, str]:
