@@ -25,6 +25,7 @@ from lossy_mlflow.cli.imports import import_
 from lossy_mlflow.cli.models import models
 from lossy_mlflow.cli.outbox import outbox
 from lossy_mlflow.cli.output import explained_stdout
+from lossy_mlflow.cli.plot import compare, plot
 from lossy_mlflow.cli.registry import history, lineage, promote, prune
 from lossy_mlflow.cli.runs import runs
 from lossy_mlflow.cli.serve import serve
@@ -74,7 +75,7 @@ def _send_what_waits() -> None:
 
 
 for command in (
-    *(train, evaluate, runs, hparams, models, data, outbox),
+    *(train, evaluate, plot, compare, runs, hparams, models, data, outbox),
     *(resolve, checkpoints, promote, history, lineage, prune),
     *(import_, download, verify, export),
     doctor,

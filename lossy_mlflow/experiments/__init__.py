@@ -2,17 +2,22 @@
 
 from lossy_mlflow.experiments.evaluate import EvaluateResult, evaluate
 from lossy_mlflow.experiments.imports import ImportedFile, ImportResult, import_archive, import_files
+from lossy_mlflow.experiments.plot import Comparison, Plotted, compare, plot
 from lossy_mlflow.experiments.request import EpochDone
 from lossy_mlflow.experiments.train import TrainResult, train
 
 __all__ = [
+    "Comparison",
     "EpochDone",
     "EvaluateResult",
     "ImportResult",
     "ImportedFile",
+    "Plotted",
     "TrainResult",
+    "compare",
     "evaluate",
     "import_archive",
     "import_files",
+    "plot",
     "train",
 ]

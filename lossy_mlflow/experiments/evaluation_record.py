@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lossy_mlflow.errors import LossyError
@@ -97,6 +99,22 @@ def read_record(client: MlflowClient, run_id: str) -> CurveRecord:
     if len(sizes) != 1:
         raise LossyError(f"The {CURVE_FILE} of the run {run_id} is damaged: its lists differ in length.")
     return record
+
+
+def read_by_image(client: MlflowClient, run_id: str) -> dict[str, NDArray[np.float64]]:
+    """Rate, distortion, log Z and ess of every image, (n_betas, n_images). Raises LossyError where the file is gone, or bad."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    artifacts = artifacts_of(client, run_id)
+    if DATA_FILE not in paths_in(artifacts):
+        raise LossyError(f"The run {run_id} has no {DATA_FILE}: it is gone, or waits in an outbox still.")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = load_file(artifacts.download_artifacts(DATA_FILE, folder))
+            return {name: found[name] for name in _BY_DATUM}
+        except (SafetensorError, KeyError) as error:
+            raise LossyError(f"The {DATA_FILE} of the run {run_id} is damaged.", "Evaluate again.") from error
 
 
 def curve_lists(curve: Curve) -> dict[str, list[float | None]]:

@@ -18,10 +18,12 @@ from lossy_mlflow.experiments.evaluation_record import (
 )
 from lossy_mlflow.experiments.evaluation_run import DRAWN_IMAGES, Evaluation, EvaluationProgress
 from lossy_mlflow.experiments.evaluation_subject import Plan, Subject
+from lossy_mlflow.experiments.plot import drawn
 from lossy_mlflow.experiments.records import AttemptRecords
 from lossy_mlflow.experiments.settings import experiment_name
 from lossy_mlflow.experiments.tunings import find_target
 from lossy_mlflow.hparams import hparams_sha256
+from lossy_mlflow.plots import rd_figure
 from lossy_mlflow.rate_distortion import Curve, Gap
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.ownership import lock_domain
@@ -119,6 +121,8 @@ def _store(attempt: Attempt, planned: Plan, subject: Subject, curve: Curve, eval
     log_reconstructions(
         client, run_id, subject.decoder, shown, evaluation.done.drawn, subject.trained.dataset.input_dims
     )
+    figure = rd_figure([drawn(record)], record.n_dimensions, "distortion")
+    client.log_figure(run_id, figure, "rd_curve.png")
     for doubt in record.doubts:
         log.warning("%s: %s", planned.label, doubt)
     if record.doubts:
