@@ -5,8 +5,9 @@
 `lossy serve --auth` with two workers on PostgreSQL, all on this machine. One process drives all clients: each logs so many points
 a second, one call a point. Plain clients wait for the server at each call, and log as many points as they get through. Stored:
 what the database has in the end. CPU: of the server's processes, PostgreSQL's apart, in the first half of the time, for what is
-stored then. UI: the request for the first page of runs, ten times a second in the second half, each by a connection of its own, as
-a proxy in front makes them: now this worker answers, now that. Idle: the same afterwards, on the same runs, when all is stored.
+stored then. UI: the request for the first page of runs, ten times a second in the second half, each by a connection of its own,
+as a proxy in front makes them: now this worker answers, now that. Idle: the same afterwards, on the same runs, when all is
+stored.
 """
 
 from __future__ import annotations
