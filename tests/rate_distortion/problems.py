@@ -13,7 +13,7 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from lossy_mlflow.rate_distortion import Distortion, Quadratic
+from lossy_mlflow.rate_distortion import Distortion, Gap, Quadratic
 from lossy_mlflow.rate_distortion.distortion import SquaredError
 from lossy_mlflow.rate_distortion.network import Network, network_of
 
@@ -110,3 +110,17 @@ def assert_mean(values: Tensor, truth: Tensor, *, bias: float) -> None:
     off = values - truth
     se = float(off.std() / math.sqrt(len(off)))
     assert abs(float(off.mean())) < SIGMAS * se + bias, f"off by {float(off.mean()):.4f} +- {se:.4f}"
+
+
+def assert_bounds(gap: Gap, truth: Tensor) -> None:
+    """On average over simulated data the truth lies between; and both Z and 1 / Z are right in expectation.
+
+    E[exp(lower)] = Z of annealing, E[exp(-upper)] = 1 / Z of what runs backwards from an exact draw.
+    """
+    noise = SIGMAS / math.sqrt(len(truth))
+    assert float((gap.lower - truth).mean()) < noise * float((gap.lower - truth).std()) + 1e-9
+    assert float((gap.upper - truth).mean()) > -noise * float((gap.upper - truth).std()) - 1e-9
+    assert gap.se is not None
+    assert gap.mean > -SIGMAS * gap.se
+    assert_unbiased(gap.lower, truth)
+    assert_unbiased(-gap.upper, -truth)
