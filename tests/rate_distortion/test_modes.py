@@ -52,11 +52,11 @@ def test_equal_modes_are_right():
     """Chains that never cross from one to another: those that are in each weigh as much."""
     decoder = Folded()
     image = decoder.decode(torch.tensor([[1.2, -0.7]], dtype=torch.float64)) + 0.05
-    distortion = squared_error(decoder, image.expand(200, -1), 2)
+    distortion = squared_error(decoder, image.expand(100, -1), 2)
     found = measured(distortion)
     one = squared_error(decoder, image, 2)
     for index, beta in enumerate(BETAS):
-        truth = by_quadrature(one, beta, points=1001, reach=4.0)
+        truth = by_quadrature(one, beta, points=601, reach=3.0)
         assert_unbiased(found.log_z[index], truth.log_z, at_most=0.1)
         spread = float(found.log_z[index].var())
         assert abs(float(found.rate[index].mean() - truth.rate)) < 0.2 + spread
@@ -70,7 +70,7 @@ def test_equal_modes_leave_the_gap_small():
     simulated, z = simulate(one, 20, 100.0, seeded(5))
     tuning = tune(simulated, [100.0], seeded(6), n_steps=300)
     found = gap(simulated, z, tuning, 16, seeded(7))
-    truth = by_quadrature(simulated, 100.0, points=401, reach=4.0).log_z
+    truth = by_quadrature(simulated, 100.0, points=301, reach=4.0).log_z
     assert float((found.lower - truth).mean()) < 0.1
     assert float((found.upper - truth).mean()) > -0.1
     assert -3 * found.se < found.mean < math.log(4) + 3 * found.se
@@ -100,9 +100,9 @@ def test_the_number_of_images_on_one_chain_alone_would_not_have_told():
     assert float(found.lead[-1].mean()) > 1
 
 
-@pytest.mark.parametrize("width", [0.5, 1.0])
+@pytest.mark.parametrize("width", [0.5])
 def test_a_mode_wide_enough_is_right_and_not_doubted(width):
-    found = measured(spiked(width, 100), n_steps=500)
+    found = measured(spiked(width, 100), n_steps=300)
     truth = by_quadrature(spiked(width, 1), 100.0, points=200_001).log_z
     assert_unbiased(found.log_z[2], truth, at_most=0.1)
     assert not found.doubts()
