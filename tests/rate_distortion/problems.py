@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.special import logsumexp
 from torch import Tensor, nn
 
 from lossy_mlflow.rate_distortion import Distortion, Gap, Quadratic
@@ -87,9 +85,9 @@ def by_quadrature(distortion: Distortion, beta: float, *, points: int = 601, rea
     z = torch.cartesian_prod(*[line] * distortion.z_size).reshape(-1, distortion.z_size)
     d, _ = distortion(z.expand(distortion.n_data, -1, -1))
     log_prior = -0.5 * z.square().sum(1) - 0.5 * distortion.z_size * math.log(2 * math.pi)
-    log_f = (log_prior - beta * d).numpy() + distortion.z_size * math.log(2 * reach / (points - 1))
-    log_z = torch.from_numpy(np.asarray(logsumexp(log_f, axis=1)))
-    weights = torch.exp(torch.from_numpy(log_f) - log_z.unsqueeze(1))
+    log_f = log_prior - beta * d + distortion.z_size * math.log(2 * reach / (points - 1))
+    log_z = torch.logsumexp(log_f, 1)
+    weights = torch.exp(log_f - log_z.unsqueeze(1))
     # KL(q || p), summed up as it is defined, not from the other two.
     rate = (weights * (-beta * d - log_z.unsqueeze(1))).sum(1)
     return Truth(log_z, rate, (weights * d).sum(1))

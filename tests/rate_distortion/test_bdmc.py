@@ -38,7 +38,7 @@ def simulated_gap(distortion, beta, *, n=200, n_steps=100, n_chains=8, prior=Non
     return gap(simulated, z, tuning, n_chains, seeded(3), prior=prior), simulated
 
 
-@pytest.mark.parametrize(("z_size", "n_pixels", "n_steps"), [(1, 5, 40), (3, 20, 150), (10, 64, 250)])
+@pytest.mark.parametrize(("z_size", "n_pixels", "n_steps"), [(1, 5, 40), (10, 64, 250)])
 @pytest.mark.parametrize("beta", [1.0, 100.0])
 def test_the_truth_lies_between(z_size, n_pixels, n_steps, beta):
     found, simulated = simulated_gap(quadratic(z_size, n_pixels, 1), beta, n_steps=n_steps)
@@ -72,9 +72,8 @@ def test_of_the_joint_with_a_variance_of_each_pixel():
             return self.net(z)
 
     distortion = negative_log_likelihood(Own(), torch.zeros(1, 6, dtype=torch.float64), 2)
-    for beta in (0.3, 5.0):
-        found, simulated = simulated_gap(distortion, beta, n=60)
-        assert_bounds(found, by_quadrature(simulated, beta, points=151, reach=5.5).log_z)
+    found, simulated = simulated_gap(distortion, 5.0, n=60)
+    assert_bounds(found, by_quadrature(simulated, 5.0, points=151, reach=5.5).log_z)
 
 
 @pytest.mark.parametrize("bad_std", [3.0, 0.3])

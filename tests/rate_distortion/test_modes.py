@@ -76,14 +76,14 @@ def test_equal_modes_leave_the_gap_small():
     assert -3 * found.se < found.mean < math.log(4) + 3 * found.se
 
 
-@pytest.mark.parametrize("width", [0.1, 0.01, 0.001])
+@pytest.mark.parametrize("width", [0.1, 0.001])
 def test_a_narrow_mode_that_some_chains_miss_is_told(width):
     """At beta = 1000 it outweighs the rest by up to e^60; of 800 chains, most to one find it.
 
     Right would mean: within a nat. Where it isn't, the curve must say so.
     """
     found = measured(spiked(width, 50))
-    truth = by_quadrature(spiked(width, 1), 1000.0, points=200_001).log_z
+    truth = by_quadrature(spiked(width, 1), 1000.0, points=100_001).log_z
     off = float((found.log_z[-1] - truth).mean())
     assert off < -0.1
     assert found.doubts()
@@ -94,7 +94,7 @@ def test_a_narrow_mode_that_some_chains_miss_is_told(width):
 def test_the_number_of_images_on_one_chain_alone_would_not_have_told():
     """Why there is `lead`: here one image in fifty rests on one chain, and the mean is 50 nats off."""
     found = measured(spiked(0.003, 50))
-    truth = by_quadrature(spiked(0.003, 1), 1000.0, points=200_001).log_z
+    truth = by_quadrature(spiked(0.003, 1), 1000.0, points=100_001).log_z
     assert float((found.log_z[-1] - truth).mean()) < -50
     assert float((found.ess[-1] < 2).double().mean()) < 0.1
     assert float(found.lead[-1].mean()) > 1
@@ -103,7 +103,7 @@ def test_the_number_of_images_on_one_chain_alone_would_not_have_told():
 @pytest.mark.parametrize("width", [0.5])
 def test_a_mode_wide_enough_is_right_and_not_doubted(width):
     found = measured(spiked(width, 100), n_steps=300)
-    truth = by_quadrature(spiked(width, 1), 100.0, points=200_001).log_z
+    truth = by_quadrature(spiked(width, 1), 100.0, points=100_001).log_z
     assert_unbiased(found.log_z[2], truth, at_most=0.1)
     assert not found.doubts()
 

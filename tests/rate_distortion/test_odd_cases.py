@@ -79,7 +79,7 @@ def test_one_image_with_nan_is_an_error_that_says_so():
 
 
 def assert_right_around_a_hole(edge):
-    distortion = squared_error(Holed(edge), images(200), 1)
+    distortion = squared_error(Holed(edge), images(120), 1)
     found = measured(distortion)
     assert all_finite(found)
     for index, beta in enumerate(BETAS):
