@@ -44,10 +44,10 @@ def variational_curve(
 ) -> None:
     """`on_point` hears of each of `betas`, in their order, as its encoder is trained: q is a diagonal Gaussian.
 
-    `encoder` maps (batch, pixels) to (batch, 2 z_size), the mean and the log variance; at each beta it begins as the one before
-    has left it. `made` gives the distortion of some images; `train_images` (n, pixels) train the encoder for `epochs` at each,
-    `images` are measured. The prior is N(0, I). With the encoder and the generator as they were at a point, the rest of the betas
-    give the same numbers.
+    `encoder` maps (batch, pixels) to (batch, 2 z_size), the mean and the log variance; at each beta it begins where the one
+    before has left it. `made` gives the distortion of some images; `train_images` (n, pixels) train the encoder for `epochs` at
+    each, `images` are measured. The prior is N(0, I). With the encoder and the generator as they were at a point, the rest of the
+    betas give the same numbers.
     """
     for beta in betas:
         optimizer = torch.optim.Adam(encoder.parameters(), lr=learning_rate)

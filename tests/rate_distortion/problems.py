@@ -8,12 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from lossy_mlflow.rate_distortion import Distortion, Quadratic
+from lossy_mlflow.rate_distortion import Distortion, Gap, Quadratic
 from lossy_mlflow.rate_distortion.distortion import SquaredError
 from lossy_mlflow.rate_distortion.network import Network, network_of
 
@@ -87,9 +85,9 @@ def by_quadrature(distortion: Distortion, beta: float, *, points: int = 601, rea
     z = torch.cartesian_prod(*[line] * distortion.z_size).reshape(-1, distortion.z_size)
     d, _ = distortion(z.expand(distortion.n_data, -1, -1))
     log_prior = -0.5 * z.square().sum(1) - 0.5 * distortion.z_size * math.log(2 * math.pi)
-    log_f = (log_prior - beta * d).numpy() + distortion.z_size * math.log(2 * reach / (points - 1))
-    log_z = torch.from_numpy(np.asarray(logsumexp(log_f, axis=1)))
-    weights = torch.exp(torch.from_numpy(log_f) - log_z.unsqueeze(1))
+    log_f = log_prior - beta * d + distortion.z_size * math.log(2 * reach / (points - 1))
+    log_z = torch.logsumexp(log_f, 1)
+    weights = torch.exp(log_f - log_z.unsqueeze(1))
     # KL(q || p), summed up as it is defined, not from the other two.
     rate = (weights * (-beta * d - log_z.unsqueeze(1))).sum(1)
     return Truth(log_z, rate, (weights * d).sum(1))
@@ -110,3 +108,17 @@ def assert_mean(values: Tensor, truth: Tensor, *, bias: float) -> None:
     off = values - truth
     se = float(off.std() / math.sqrt(len(off)))
     assert abs(float(off.mean())) < SIGMAS * se + bias, f"off by {float(off.mean()):.4f} +- {se:.4f}"
+
+
+def assert_bounds(gap: Gap, truth: Tensor) -> None:
+    """On average over simulated data the truth lies between; and both Z and 1 / Z are right in expectation.
+
+    E[exp(lower)] = Z of annealing, E[exp(-upper)] = 1 / Z of what runs backwards from an exact draw.
+    """
+    noise = SIGMAS / math.sqrt(len(truth))
+    assert float((gap.lower - truth).mean()) < noise * float((gap.lower - truth).std()) + 1e-9
+    assert float((gap.upper - truth).mean()) > -noise * float((gap.upper - truth).std()) - 1e-9
+    assert gap.se is not None
+    assert gap.mean > -SIGMAS * gap.se
+    assert_unbiased(gap.lower, truth)
+    assert_unbiased(-gap.upper, -truth)

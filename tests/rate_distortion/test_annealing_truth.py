@@ -25,11 +25,11 @@ def measured(distortion, n_steps, *, betas=BETAS, n_chains=N_CHAINS, seed=1):
     return curve(distortion, betas, tuning, seeded(seed + 1000), n_chains=n_chains)
 
 
-@pytest.fixture(scope="module", params=[(1, 6, 150), (3, 20, 600), (10, 64, 400)], ids=lambda p: f"z{p[0]}")
+@pytest.fixture(scope="module", params=[(1, 6, 150), (3, 20, 600), (10, 64, 300)], ids=lambda p: f"z{p[0]}")
 def run(request):
-    """(the curve of 400 copies of one image, what is true of it at each beta)."""
+    """(the curve of 300 copies of one image, what is true of it at each beta)."""
     z_size, n_pixels, n_steps = request.param
-    distortion = copies(z_size, n_pixels, 400)
+    distortion = copies(z_size, n_pixels, 300)
     return measured(distortion, n_steps), [closed_form(distortion, beta) for beta in BETAS]
 
 

@@ -55,9 +55,9 @@ def test_the_score_is_the_gradient(prior, z):
 @pytest.mark.parametrize("prior", [StandardNormal(), MixturePrior(0.3, 5.0), MixturePrior(0.9, 0.2)])
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_density_sums_to_one(prior, size):
-    line = torch.linspace(-40, 40, 1601, dtype=torch.float64)
+    line = torch.linspace(-40, 40, 801, dtype=torch.float64)
     z = torch.cartesian_prod(*[line] * size).reshape(-1, size)
-    total = float(prior.log_density(z)[0].exp().sum()) * 0.05**size
+    total = float(prior.log_density(z)[0].exp().sum()) * 0.1**size
     assert total == pytest.approx(1, abs=1e-6)
 
 
@@ -100,7 +100,7 @@ def test_z_under_a_mixture_is_the_mixture_of_zs(weight, bad_std):
     assert_unbiased(found.log_z[0], torch.logaddexp(good, bad), at_most=0.1)
 
 
-@pytest.mark.parametrize("weight", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("weight", [0.01, 0.99])
 def test_a_mixture_adds_at_most_minus_log_one_minus_w(weight):
     """p >= (1 - w) N(0, I), so -log Z rises by at most -log(1 - w); here with a bad part that is of no use."""
     distortion = quadratic(3, 12, 60)
