@@ -4,7 +4,7 @@
 
 Without a NAME, vae10_digits is trained, and vae10_mnist where its files are at hand (LOSSY_DATA_DIR). First table: the gap at
 the largest beta, in nats, against decoder gradients a chain, on data that the decoder drew. `published` is the rule of Huang et
-al. 2020: step sizes that follow the cumulative acceptance, tuned in a first round and frozen in the second, 20 leapfrog steps, the
+al. 2020: step sizes that follow the cumulative acceptance, tuned in a first round and frozen in the second, 20 leapfrog steps, a
 sigmoid schedule; `ours` is `lossy_mlflow.rate_distortion`. What the tuning costs is counted in both. Second table: seconds a
 gradient, of the same number of chains, against the matrix products alone; a linear decoder through the network and as what it is.
 """

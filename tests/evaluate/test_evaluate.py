@@ -172,7 +172,8 @@ def test_as_an_entry_point_and_in_python(workplace: Workplace, client: Any) -> N
     assert "mlflow.project.entryPoint" in run.data.tags
     code = """
 import lossy_mlflow
-result = lossy_mlflow.evaluate("vae10_digits", quick=True, overrides={"rd.max_beta": 1000.0, "rd.n_betas": 8, "rd.anneal_steps": 120})
+overrides = {"rd.max_beta": 1000.0, "rd.n_betas": 8, "rd.anneal_steps": 120}
+result = lossy_mlflow.evaluate("vae10_digits", quick=True, overrides=overrides)
 print(result.started, len(result.curve.rate))
 """
     assert workplace.run(sys.executable, "-c", code).stdout.split() == ["finished", "8"]
