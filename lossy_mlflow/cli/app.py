@@ -16,6 +16,7 @@ import click
 from lossy_mlflow.cli.backup import backup, restore, upgrade
 from lossy_mlflow.cli.check import check
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
+from lossy_mlflow.cli.curves import compare, plot
 from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.doctor import doctor
 from lossy_mlflow.cli.evaluate import evaluate
@@ -74,7 +75,7 @@ def _send_what_waits() -> None:
 
 
 for command in (
-    *(train, evaluate, runs, hparams, models, data, outbox),
+    *(train, evaluate, plot, compare, runs, hparams, models, data, outbox),
     *(resolve, checkpoints, promote, history, lineage, prune),
     *(import_, download, verify, export),
     doctor,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mlflow.tracking.context.registry import resolve_tags
 
+from lossy_mlflow.experiments.curve_record import CurveRecord
 from lossy_mlflow.experiments.evaluation_record import (
-    CurveRecord,
     curve_lists,
     exact_curve,
     gap_records,
