@@ -8,7 +8,7 @@ train: .venv/ready
 	$(BIN)/lossy train vae10_digits
 
 ui: .venv/ready
-	$(BIN)/mlflow ui --workers 1
+	$(BIN)/lossy serve
 
 test: lint types layers
 	$(BIN)/pytest -n 2 --dist worksteal
@@ -34,6 +34,8 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/outbox.py
 	$(BIN)/python benchmarks/registry.py
+	$(BIN)/python benchmarks/rate_distortion.py
+	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/service_backup.py
 	$(BIN)/python benchmarks/scale.py
 

@@ -16,7 +16,6 @@ import click
 from lossy_mlflow.cli.backup import backup, restore, upgrade
 from lossy_mlflow.cli.check import check
 from lossy_mlflow.cli.checkpoints import checkpoints, resolve
-from lossy_mlflow.cli.curves import compare, plot
 from lossy_mlflow.cli.data import data
 from lossy_mlflow.cli.doctor import doctor
 from lossy_mlflow.cli.evaluate import evaluate
@@ -26,6 +25,7 @@ from lossy_mlflow.cli.imports import import_
 from lossy_mlflow.cli.models import models
 from lossy_mlflow.cli.outbox import outbox
 from lossy_mlflow.cli.output import explained_stdout
+from lossy_mlflow.cli.plot import compare, plot
 from lossy_mlflow.cli.registry import history, lineage, promote, prune
 from lossy_mlflow.cli.runs import runs
 from lossy_mlflow.cli.serve import serve

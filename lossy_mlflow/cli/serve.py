@@ -14,7 +14,7 @@ from lossy_mlflow.cli.output import json_option, print_json, print_table
 from lossy_mlflow.errors import UsageError
 
 if TYPE_CHECKING:
-    from lossy_mlflow.service.preflight import Finding
+    from lossy_mlflow.service.preflight import Checked
     from lossy_mlflow.service.settings import Serving
     from lossy_mlflow.service.stores import Stores
 
@@ -92,16 +92,16 @@ def _checked(stores: Stores, serving: Serving, only: bool, as_json: bool) -> boo
     """Whether to go on. Ends the process where something is amiss."""
     from lossy_mlflow.service.preflight import preflight
 
-    findings = preflight(stores, serving, os.environ)
-    amiss = [finding for finding in findings if not finding.ok]
+    looked_at = preflight(stores, serving, os.environ)
+    amiss = [checked for checked in looked_at if not checked.ok]
     if as_json:
-        print_json(findings)
+        print_json(looked_at)
     elif only:
-        print_table(["", "of", "found"], [_row(finding) for finding in findings])
+        print_table(["", "of", "found"], [_row(checked) for checked in looked_at])
     if not as_json:
-        for finding in amiss:
-            click.echo(f"lossy: {finding.what}", err=True)
-            click.echo(f"  {finding.hint}", err=True)
+        for checked in amiss:
+            click.echo(f"lossy: {checked.what}", err=True)
+            click.echo(f"  {checked.hint}", err=True)
     if amiss:
         if not only:
             click.echo("lossy: nothing was started.", err=True)
@@ -109,8 +109,8 @@ def _checked(stores: Stores, serving: Serving, only: bool, as_json: bool) -> boo
     return not only
 
 
-def _row(finding: Finding) -> list[str]:
-    return ["ok" if finding.ok else "AMISS", finding.of, finding.what]
+def _row(checked: Checked) -> list[str]:
+    return ["ok" if checked.ok else "AMISS", checked.of, checked.what]
 
 
 def _say_ready(stores: Stores, serving: Serving) -> None:

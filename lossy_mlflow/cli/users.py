@@ -18,7 +18,7 @@ _PERMISSIONS = ("READ", "EDIT", "MANAGE", "NONE")
 
 @click.group()
 def users() -> None:
-    """The members of a server that was started with --auth, for its admins.
+    """The members of a server that was started with --auth, for its admins; grant also for who has MANAGE, passwd for oneself.
 
     \b
     lossy users add ada                                   asks for a password; `... < FILE` takes the first line
@@ -88,7 +88,10 @@ def passwd(name: str) -> None:
 @click.option("--model", metavar="M", help="The registered model of that name.")
 @json_option
 def grant(name: str, permission: str, experiment: str | None, model: str | None, as_json: bool) -> None:
-    """Let NAME look at (READ), log into (EDIT) or delete and give rights on (MANAGE) one experiment or model; NONE: no longer."""
+    """Let NAME look at (READ), log into (EDIT) or delete and give rights on (MANAGE) one experiment or model; NONE: no longer.
+
+    For admins, and for who has MANAGE there.
+    """
     from lossy_mlflow.service.users import grant as give
 
     if (experiment is None) == (model is None):

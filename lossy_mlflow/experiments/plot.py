@@ -12,7 +12,7 @@ from lossy_mlflow.errors import LossyError, UsageError
 from lossy_mlflow.experiments.curve_record import UNITS, plotted
 from lossy_mlflow.experiments.evaluations import latest_evaluations
 
-DEFAULT_FILE = "rd_curves.png"
+DEFAULT_FILE = "curves.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ def plot(
     max_distortion: float | None = None,
     quick: bool = False,
 ) -> PlotResult:
-    """Draw the latest finished evaluation of each label into `file`: .pdf, .png or .svg, written over; else rd_curves.png.
+    """Draw the latest finished evaluation of each label into `file`: .pdf, .png or .svg, written over; else curves.png.
 
-    `log`: the rate on a logarithmic axis. `quick`: one that was made with --quick may be it. Raises UsageError for another kind
+    `log`: the rate on a logarithmic axis alone. `quick`: one that was made with --quick may be it. Raises UsageError for another kind
     of file and for an axis with nothing on it; else as `latest_evaluations` does.
     """
     from lossy_mlflow.plots.curves import FORMATS, figure_bytes, rd_figure
@@ -66,7 +66,7 @@ def plot(
     target = found[0].curve.target
     figure = rd_figure(
         [plotted(evaluated.curve) for evaluated in found],
-        ("log",) if log else ("linear",),
+        ("log",) if log else ("linear", "log"),
         UNITS.get(target, target),
         max_distortion,
     )

@@ -19,7 +19,7 @@ from lossy_mlflow.outbox.api import Api, WaitingError
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
 from lossy_mlflow.outbox.journal import Journal, Journals
 from lossy_mlflow.outbox.records import Kind
-from lossy_mlflow.outbox.start import ensure_sender, something_waits
+from lossy_mlflow.outbox.start import ensure_sender, sending_delay, something_waits
 from lossy_mlflow.outbox.unsaved import in_words
 
 T = TypeVar("T")
@@ -37,9 +37,10 @@ _LOOK_EVERY_S = 0.05
 
 
 class Outbox:
-    """What this process logs for one server."""
+    """What this process logs for one server. Raises UsageError where the environment says something odd of its sender."""
 
     def __init__(self, uri: str) -> None:
+        sending_delay()
         self.uri = uri
         self.folder = ServerFolder.of(uri)
         self._api = Api(uri, _ANSWER_WITHIN_S)

@@ -15,17 +15,15 @@ import sys
 import time
 from pathlib import Path
 
-from lossy_mlflow.errors import LossyError
+from lossy_mlflow.errors import LossyError, UsageError
 from lossy_mlflow.outbox.address import server_uri
 from lossy_mlflow.outbox.api import Api, ExistsError, MissingError, RefusedError, WaitingError
 from lossy_mlflow.outbox.claim import claim, release, sender_file
 from lossy_mlflow.outbox.deliver import RunDelivery
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.start import something_waits
+from lossy_mlflow.outbox.start import DELAY_S, sending_delay, something_waits
 from lossy_mlflow.outbox.writers import close_as_failed, is_being_written, lives, owner_that_died
 
-DELAY_VARIABLE = "LOSSY_OUTBOX_DELAY"
-_DELAY_S = 1.0
 _TURN_S = 0.5
 _IDLE_TURNS = 6
 _LONGEST_WAIT_S = 30.0
@@ -42,7 +40,7 @@ class Sender:
     values costs the server hardly more than one with a single value.
     """
 
-    def __init__(self, folder: ServerFolder, uri: str, delay: float = _DELAY_S) -> None:
+    def __init__(self, folder: ServerFolder, uri: str, delay: float = DELAY_S) -> None:
         self._delay = delay
         self._folder = folder
         self._uri = uri
@@ -163,9 +161,10 @@ def main() -> None:
 
 def _delay() -> float:
     try:
-        return max(0.0, float(os.environ.get(DELAY_VARIABLE, "")))
-    except ValueError:
-        return _DELAY_S
+        return sending_delay()
+    except UsageError:
+        # Who logs has been told; what waits goes out all the same.
+        return DELAY_S
 
 
 def _run(sender: Sender) -> None:

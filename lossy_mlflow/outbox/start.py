@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 
+from lossy_mlflow.errors import UsageError
 from lossy_mlflow.outbox.address import PREFIX, credentials_in, server_uri
 from lossy_mlflow.outbox.claim import holder_lives, sender_file
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
+
+_DELAY_VARIABLE = "LOSSY_OUTBOX_DELAY"
+DELAY_S = 1.0
+
+
+def sending_delay() -> float:
+    """What a living program logs goes out at most so often, in seconds, as the environment says. Raises UsageError."""
+    text = os.environ.get(_DELAY_VARIABLE) or str(DELAY_S)
+    try:
+        delay = float(text)
+    except ValueError:
+        delay = math.nan
+    if not 0 <= delay < math.inf:
+        raise UsageError(
+            f"{_DELAY_VARIABLE} is {text!r}, which is no number of seconds.",
+            f"export {_DELAY_VARIABLE}=5    or have one second: unset {_DELAY_VARIABLE}",
+        )
+    return delay
 
 
 def ensure_sender(folder: ServerFolder, uri: str) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures as arrays of pixels: what is drawn, not where it is kept."""
+"""Pictures and figures: what is drawn, not where it is kept."""
 
 from __future__ import annotations
 

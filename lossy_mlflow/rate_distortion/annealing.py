@@ -41,8 +41,9 @@ class Point:
     """What the chains say at one beta, by datum, (n_data,) each, float64, in nats.
 
     log_z: log of the mean weight. distortion: the weighted mean of d. rate: -log_z - beta distortion. Each has the standard error
-    that the chains' differences give it, to first order. ess: effective number of chains, 1 to n_chains. acceptance: the mean
-    since the point before.
+    that the chains' differences give it, to first order; one chain has none, NaN. ess: effective number of chains, 1 to n_chains.
+    lead: by how much log_z falls where the best chain is left out; a fraction of a nat, unless one chain has found what the
+    others missed. acceptance: the mean since the point before.
     """
 
     beta: float
@@ -53,6 +54,7 @@ class Point:
     log_z: Tensor
     log_z_se: Tensor
     ess: Tensor
+    lead: Tensor
     acceptance: Tensor
     n_non_finite: int
 
@@ -151,13 +153,19 @@ def _move(
 
 
 def _point(annealing: Annealing, beta: float) -> Point:
-    log_w, d = annealing.log_w, annealing.state.d
+    log_w = annealing.log_w
     n_chains = log_w.shape[1]
+    n_others = n_chains - 1 or math.nan  # by one chain nothing is known of the spread
     weights = torch.softmax(log_w, 1)
+    d = torch.where(weights > 0, annealing.state.d, 0.0)  # it is infinite where a chain is of no weight
     log_z = torch.logsumexp(log_w, 1) - math.log(n_chains)
+    others = log_w.scatter(1, log_w.argmax(1, keepdim=True), -math.inf)
+    log_z_of_others = torch.logsumexp(others, 1) - math.log(n_others)
     distortion = (weights * d).sum(1)
     # How much each chain moves the estimates: of log Z its share beyond an equal one, of D its share of the deviation.
-    moves_z, moves_d = weights - 1 / n_chains, weights * (d - distortion.unsqueeze(1))
+    # The mean that they differ from is their own.
+    lost = math.sqrt(n_chains / n_others)
+    moves_z, moves_d = lost * (weights - 1 / n_chains), lost * weights * (d - distortion.unsqueeze(1))
     return Point(
         beta,
         rate=-log_z - beta * distortion,
@@ -167,6 +175,7 @@ def _point(annealing: Annealing, beta: float) -> Point:
         log_z=log_z,
         log_z_se=moves_z.norm(dim=1),
         ess=1 / weights.square().sum(1),
+        lead=log_z - log_z_of_others,
         acceptance=annealing.acceptance / max(1, annealing.n_moves),
         n_non_finite=int(annealing.n_non_finite),
     )

@@ -17,6 +17,7 @@ from lossy_mlflow.rate_distortion.variational import VariationalPoint
 
 LEAST_ESS = 2.0  # below it, an estimate rests on one chain
 _DOUBTFUL_SHARE = 0.1  # of the data with so few
+_LARGE_LEAD = 1.0  # nats, of the mean over data
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Curve:
     log_z: Tensor
     log_z_se: Tensor
     ess: Tensor
+    lead: Tensor
     acceptance: Tensor
     n_non_finite: Tensor
 
@@ -48,7 +50,10 @@ class Curve:
         return values.std(1) / math.sqrt(values.shape[1])
 
     def doubts(self) -> list[str]:
-        """What a reader must know before believing the curve; empty where there is nothing."""
+        """What a reader must know before believing the curve; empty where there is nothing.
+
+        Of a mode that no chain of any image has found nothing is known here. A lower bound from elsewhere can tell: an encoder's.
+        """
         found = []
         lonely = (self.ess < LEAST_ESS).double().mean(1)
         if self.ess.shape[1] and bool((doubtful := lonely > _DOUBTFUL_SHARE).any()):
@@ -57,6 +62,18 @@ class Curve:
             found.append(
                 f"not converged from beta {self.beta[first]:.4g} on: up to {lonely[worst]:.0%} of the images rest on fewer than"
                 f" {LEAST_ESS:.0f} effective chains; raise anneal_steps or n_chains"
+            )
+        lead = self.lead.mean(1)
+        if bool((large := lead > _LARGE_LEAD).any()):
+            first, worst = int(large.nonzero()[0]), int(lead.argmax())
+            found.append(
+                f"modes are missed from beta {self.beta[first]:.4g} on: without the best chain of each image, log Z falls by"
+                f" {lead[worst]:.3g} nats (in one image by {self.lead[worst].max():.3g}); rates are too high, by as much or more;"
+                " raise n_chains"
+            )
+        if n := int((~torch.isfinite(self.log_z)).any(0).sum()):
+            found.append(
+                f"{n} of {self.log_z.shape[1]} images have no finite estimate, so the means have none"
             )
         if n := int(self.n_non_finite.sum()):
             found.append(
@@ -125,6 +142,7 @@ def as_point(point: VariationalPoint) -> Point:
         log_z=-point.rate - point.beta * point.distortion,
         log_z_se=point.beta * point.distortion_se,
         ess=unknown,
+        lead=unknown,
         acceptance=unknown,
         n_non_finite=0,
     )
@@ -138,5 +156,6 @@ _BY_DATUM = (
     "log_z",
     "log_z_se",
     "ess",
+    "lead",
     "acceptance",
 )

@@ -5,6 +5,7 @@ Energies are compared by their differences, in float64: at beta = 36,000 they ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,12 @@ class Info:
 
 
 def state_at(z: Tensor, distortion: Distortion, prior: Prior) -> State:
-    """The chains at z. One gradient."""
+    """The chains at z. One gradient. Where the decoder gives nothing finite, d is infinite: f_beta is 0 there.
+
+    A chain that begins there stays, with weight 0, and each of its proposals counts as not finite.
+    """
     d, d_gradient = distortion(z)
+    d = torch.where(torch.isfinite(d) & torch.isfinite(d_gradient).all(-1), d, math.inf)
     log_p, score = prior.log_density(z)
     return State(z, d, d_gradient, log_p, score)
 

@@ -86,22 +86,24 @@ def tune(
     """A pilot up to the largest of `betas`, and from it a schedule of about `n_steps` betas that holds `betas` exactly.
 
     Annealed particles, resampled where their weights differ much (SMC, Del Moral, Doucet and Jasra 2006), whose step sizes follow
-    their acceptance. `progress` hears (knots done, of how many). Raises LossyError where d isn't finite at draws of the prior.
+    their acceptance. `progress` hears (knots done, of how many). Raises LossyError where d isn't finite at any draw of the prior.
     """
     pilot, prior = pilot or Pilot(), prior or StandardNormal()
     shape = (distortion.n_data, pilot.n_particles, distortion.z_size)
     state = state_at(prior.sample(shape, generator), distortion, prior)
-    if not bool(torch.isfinite(state.d).all()):
-        bad = (~torch.isfinite(state.d)).any(1).nonzero().flatten().tolist()
+    finite = torch.isfinite(state.d)
+    if n_bad := int((~finite).all(1).sum()):
         raise LossyError(
-            f"The distortion isn't finite at draws of the prior, for {len(bad)} of {distortion.n_data} images.",
+            f"The distortion isn't finite at draws of the prior, for {n_bad} of {distortion.n_data} images.",
             "Look at what the decoder makes of z ~ N(0, I): it, or the image, has NaN or infinite values.",
         )
+    log_w = torch.zeros_like(state.d)
+    if not bool(finite.all()):
+        state, log_w = _resampled(state, torch.where(finite, log_w, -math.inf), generator)
     knots = _knots(max(betas), state.d)
     log_step = torch.full(
         (distortion.n_data,), math.log(_FIRST_STEP), dtype=torch.float64, device=distortion.device
     )
-    log_w = torch.zeros(shape[:2], dtype=torch.float64, device=distortion.device)
     steps, spreads = [], []
     masses: list[tuple[float, Tensor, Tensor]] = []
     spent, last = 1.0, 0.0
@@ -174,10 +176,10 @@ def _knots(largest: float, d: Tensor) -> Tensor:
 
 
 def _resampled(state: State, log_w: Tensor, generator: torch.Generator) -> tuple[State, Tensor]:
-    """Particles drawn by weight (systematically), for the data whose effective number is below half."""
+    """Particles drawn by weight (systematically), for the data whose effective number is below half, or that have one of none."""
     n = log_w.shape[1]
     weights = torch.softmax(log_w, 1)
-    due = 1 / weights.square().sum(1) < n / 2
+    due = (1 / weights.square().sum(1) < n / 2) | (weights == 0).any(1)
     offset = torch.rand((len(log_w), 1), generator=generator, device=log_w.device, dtype=torch.float64)
     positions = (offset + torch.arange(n, device=log_w.device)) / n
     chosen = torch.searchsorted(weights.cumsum(1), positions).clamp(max=n - 1)

@@ -7,6 +7,7 @@ import errno
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
 from lossy_mlflow.service.settings import Serving
@@ -21,12 +22,11 @@ def check_address(serving: Serving) -> str:
     if serving.socket:
         return _check_socket(serving.socket)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
+        # A name may stand for several, of which the server takes all.
+        for place in socket.getaddrinfo(
             serving.host, serving.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        ):
+            _bind(*place)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConflictError(
@@ -39,6 +39,16 @@ def check_address(serving: Serving) -> str:
             "Name one of this machine: --host 127.0.0.1 --port 5000",
         ) from None
     return f"{serving.host}, port {serving.port}, is free"
+
+
+def _bind(family: int, kind: int, protocol: int, _name: str, address: Any) -> None:
+    try:
+        probe = socket.socket(family, kind, protocol)
+    except OSError:
+        return  # a family that this system hasn't, which the server passes over
+    with probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
 
 
 def remove_stale(path: Path) -> None:

@@ -53,7 +53,7 @@ def pool_for(asked: list[Demand], given: Mapping[str, str]) -> Pool | None:
     """
     if not asked:
         return None
-    if {POOL_SIZE, MAX_OVERFLOW} & given.keys():
+    if given.get(POOL_SIZE) or given.get(MAX_OVERFLOW):
         # MLflow takes a 0 for nothing said.
         pool = Pool(_number(given, POOL_SIZE) or _SIZE, _number(given, MAX_OVERFLOW) or _OVERFLOW)
     else:
@@ -71,7 +71,7 @@ def pool_for(asked: list[Demand], given: Mapping[str, str]) -> Pool | None:
 
 
 def _number(given: Mapping[str, str], name: str) -> int:
-    text = given.get(name, "0")
+    text = given.get(name) or "0"
     if not text.isdecimal():
         raise LossyError(
             f"{name} is {text!r}, which is no number.", f"unset {name}: lossy finds one that fits"

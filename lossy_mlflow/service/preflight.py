@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import io
 import shutil
 import tempfile
@@ -20,8 +19,17 @@ from lossy_mlflow.service.connections import demands, pool_for
 from lossy_mlflow.service.database import TRACKING_VERSIONS, USERS_VERSIONS, Schema, engine_of, schema_of
 from lossy_mlflow.service.files import file_place
 from lossy_mlflow.service.folder import nearest_there
-from lossy_mlflow.service.settings import ADMIN_NAME, ADMIN_PASSWORD, PASSWORD_LENGTH, SECRET_KEY, Serving
-from lossy_mlflow.service.stores import AUTH_CONFIG_VARIABLE, DATABASE_VARIABLE, Stores
+from lossy_mlflow.service.settings import (
+    ADMIN_NAME,
+    ADMIN_PASSWORD,
+    AUTH_CACHE_S,
+    AUTH_FUNCTION,
+    DEFAULT_PERMISSION,
+    SECRET_KEY,
+    Serving,
+    password_fault,
+)
+from lossy_mlflow.service.stores import AUTH_CONFIG_VARIABLE, DATABASE_VARIABLE, Stores, users_config
 from lossy_mlflow.tracking.connection import check_database, check_sqlite_file, sqlite_file, without_password
 
 _FREE_BYTES = 1_000_000_000
@@ -38,7 +46,7 @@ _CONTRADICTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Checked:
     """What one check has found. Where it isn't `ok`, `hint` is what mends it, `exit_code` the error's."""
 
     of: str
@@ -52,7 +60,7 @@ class Finding:
 Check = Callable[[], str | None]
 
 
-def preflight(stores: Stores, serving: Serving, given: Mapping[str, str]) -> list[Finding]:
+def preflight(stores: Stores, serving: Serving, given: Mapping[str, str]) -> list[Checked]:
     """Look at all that a server on `stores` in the environment `given` will need. Nothing is changed, but for a file that is
     written into the place of artifacts and taken away again.
     """
@@ -61,11 +69,13 @@ def preflight(stores: Stores, serving: Serving, given: Mapping[str, str]) -> lis
         "schema": lambda: _schema(stores.database, TRACKING_VERSIONS),
     }
     secret_key: dict[str, Check] = {}
+    members: dict[str, Check] = {}
     if serving.auth:
         if stores.users != stores.database:
             databases["users' database"] = lambda: _database(stores.users)
         databases["users' schema"] = lambda: _schema(stores.users, USERS_VERSIONS)
         databases["admin"] = lambda: _admin(stores.users, given)
+        members["users' settings"] = lambda: _users_settings(given)
         secret_key["secret key"] = lambda: _secret_key(given)
     databases["connections"] = lambda: _connections(stores, serving, given)
     disks: list[dict[str, Check]] = [
@@ -77,20 +87,21 @@ def preflight(stores: Stores, serving: Serving, given: Mapping[str, str]) -> lis
         {"address": lambda: check_address(serving)},
         {"access": lambda: _access(serving)},
         secret_key,
+        members,
         databases,
         {"bucket": lambda: _bucket(stores.artifacts), "artifacts": lambda: _artifacts(stores.artifacts)},
         *disks,
     ]
-    return [finding for group in groups for finding in _findings(group)]
+    return [checked for group in groups for checked in _carried_out(group)]
 
 
-def _findings(group: Mapping[str, Check]) -> Iterator[Finding]:
+def _carried_out(group: Mapping[str, Check]) -> Iterator[Checked]:
     for of, check in group.items():
         try:
             if what := check():
-                yield Finding(of, True, what)
+                yield Checked(of, True, what)
         except LossyError as error:
-            yield Finding(of, False, error.what, error.hint, error.exit_code)
+            yield Checked(of, False, error.what, error.hint, error.exit_code)
             return
 
 
@@ -169,26 +180,48 @@ def _secret_key(given: Mapping[str, str]) -> str:
     return f"{SECRET_KEY} is set"
 
 
+def _users_settings(given: Mapping[str, str]) -> str | None:
+    """What would undo what --auth promises in a configuration of the operator's own; all of it at once."""
+    if not (path := given.get(AUTH_CONFIG_VARIABLE)):
+        return None
+    config = users_config(path)
+    ttl = config.get("auth_cache_ttl_seconds", "0")
+    wrong = {
+        f"default_permission = {DEFAULT_PERMISSION}": (
+            config.get("default_permission") != DEFAULT_PERMISSION,
+            "every member sees what others have made",
+        ),
+        f"auth_cache_ttl_seconds = {AUTH_CACHE_S}": (
+            not (ttl.isdecimal() and 1 <= int(ttl) <= AUTH_CACHE_S),
+            f"with {ttl!r} seconds old passwords are good for too long, or each request takes half a second",
+        ),
+        f"authorization_function = {AUTH_FUNCTION}": (
+            config.get("authorization_function", AUTH_FUNCTION) != AUTH_FUNCTION,
+            "the fences know names and passwords alone",
+        ),
+        "no read_database_uri": ("read_database_uri" in config, "lossy keeps one database of users"),
+    }
+    if found := {setting: why for setting, (is_wrong, why) in wrong.items() if is_wrong}:
+        raise UsageError(
+            f"{path}, which {AUTH_CONFIG_VARIABLE} names, isn't as lossy needs it: {'; '.join(found.values())}.",
+            f"Have in it: {', '.join(found)}    or none of your own: unset {AUTH_CONFIG_VARIABLE}",
+        )
+    return f"those of {path}"
+
+
 def _admin(users: str, given: Mapping[str, str]) -> str:
-    configured = _configured(given)
+    configured = users_config(path) if (path := given.get(AUTH_CONFIG_VARIABLE)) else {}
     name = given.get(ADMIN_NAME) or configured.get("admin_username", "admin")
     if _user_exists(users, name):
         return f"{name} is there"
     password = given.get(ADMIN_PASSWORD) or configured.get("admin_password", "")
-    if len(password) < PASSWORD_LENGTH:
-        reason = "is too short" if password else "isn't set"
+    fault = password_fault(password) if password else "isn't set"
+    if fault:
         raise UsageError(
-            f"There is no user {name} yet, and {ADMIN_PASSWORD} {reason}.",
-            f"Set it to {PASSWORD_LENGTH} characters or more, for the first start: read -rs {ADMIN_PASSWORD};"
-            f" export {ADMIN_PASSWORD}",
+            f"There is no user {name} yet, and {ADMIN_PASSWORD} {fault}.",
+            f"Set it, for the first start: read -rs {ADMIN_PASSWORD}; export {ADMIN_PASSWORD}",
         )
     return f"{name} will be made"
-
-
-def _configured(given: Mapping[str, str]) -> Mapping[str, str]:
-    config = configparser.ConfigParser()
-    config.read(given.get(AUTH_CONFIG_VARIABLE, ""))
-    return config["mlflow"] if config.has_section("mlflow") else {}
 
 
 def _user_exists(uri: str, name: str) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
-import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import platformdirs
@@ -28,6 +30,7 @@ _END_WITHIN_S = GRACE_S + 15
 _ASK_EVERY_S = 0.2
 # A process that is killed ends at once; where nobody reaps the orphans of a container, its entry stays.
 _GONE_WITHIN_S = 5
+_PR_SET_PDEATHSIG = 1
 
 
 def serve(
@@ -41,7 +44,7 @@ def serve(
     settings = server_settings(stores, serving, given, pool_for(demands(stores, serving), given))
     with (
         _no_stale_socket(serving),
-        _configured(settings, serving) as environment,
+        _configured(settings) as environment,
         _Child(settings.arguments, environment) as child,
     ):
         while child.runs() and not answers(serving):
@@ -65,21 +68,20 @@ def _no_stale_socket(serving: Serving) -> Iterator[None]:
 
 
 @contextmanager
-def _configured(settings: Settings, serving: Serving) -> Iterator[dict[str, str]]:
-    """The environment, once the file of the users' settings is written. No cleaner of temporary files may find that: a worker
-    that is started anew reads it again.
+def _configured(settings: Settings) -> Iterator[dict[str, str]]:
+    """The environment, once the file of the users' settings is written: this process's own, where several machines share a home.
+    No cleaner of temporary files may find it: a worker that is started anew reads it again.
     """
     if not settings.users_config:
         yield settings.environment
         return
     folder = platformdirs.user_state_path("lossy_mlflow") / "serve"
-    file = folder / f"{re.sub(r'[^0-9A-Za-z]+', '-', serving.address).strip('-')}.ini"
+    file = folder / f"{socket.gethostname()}-{os.getpid()}.ini"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = folder / f"{file.name}.{os.getpid()}"
-        part.touch(mode=0o600)
-        part.write_text(settings.users_config)
-        part.replace(file)
+        _remove_what_the_killed_have_left(folder)
+        file.touch(mode=0o600)
+        file.write_text(settings.users_config)
     except OSError as error:
         raise LossyError(
             f"{file} can't be written: {error.strerror}.",
@@ -89,6 +91,15 @@ def _configured(settings: Settings, serving: Serving) -> Iterator[dict[str, str]
         yield settings.environment | {AUTH_CONFIG_VARIABLE: str(file)}
     finally:
         file.unlink(missing_ok=True)
+
+
+def _remove_what_the_killed_have_left(folder: Path) -> None:
+    import psutil
+
+    for file in folder.glob(f"{socket.gethostname()}-*.ini"):
+        pid = file.stem.rpartition("-")[2]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            file.unlink(missing_ok=True)
 
 
 class _Child:
@@ -106,10 +117,16 @@ class _Child:
 
     def __enter__(self) -> _Child:
         for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._end)
+            # nohup, and a shell that puts a command into the background, have some ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._end)
         # Results go to stdout, and the server has none. A Ctrl-C reaches its group by way of `_end` alone, once.
         self._process = subprocess.Popen(
-            self._command, env=self._environment, stdout=sys.stderr.fileno(), start_new_session=True
+            self._command,
+            env=self._environment,
+            stdout=sys.stderr.fileno(),
+            start_new_session=True,
+            preexec_fn=_ending_with_parent(),
         )
         if self.told_to_end:
             os.kill(self._process.pid, signal.SIGTERM)
@@ -169,3 +186,15 @@ class _Child:
         assert self._process
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _ending_with_parent() -> Callable[[], None] | None:
+    """What a child does first: have Linux send it SIGTERM when its parent dies, also of `kill -9`; None on other systems.
+
+    The parent is the thread that starts it, here the one that waits for it.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    # Loaded here: between fork and exec as little as can be is done.
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))

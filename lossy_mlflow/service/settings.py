@@ -7,17 +7,24 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from lossy_mlflow.errors import UsageError
-from lossy_mlflow.service.stores import ARTIFACTS_VARIABLE, AUTH_CONFIG_VARIABLE, DATABASE_VARIABLE, Stores
+from lossy_mlflow.service.stores import (
+    ARTIFACTS_VARIABLE,
+    AUTH_CONFIG_VARIABLE,
+    DATABASE_VARIABLE,
+    Stores,
+    apart_from_password,
+)
 
 # The application of MLflow's entry-point group mlflow.app that lets in only users with a password: MLflow's own, fenced.
 AUTH_APP = "lossy-auth"
 # How long a worker accepts a password that another worker has seen changed: without it each call takes half a second.
 AUTH_CACHE_S = 60
+AUTH_FUNCTION = "mlflow.server.auth:authenticate_request_basic_auth"
+DEFAULT_PERMISSION = "NO_PERMISSIONS"
 # MLflow takes no shorter one.
-PASSWORD_LENGTH = 12
+_PASSWORD_LENGTH = 12
 SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105
 ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105
 ADMIN_NAME = "MLFLOW_AUTH_ADMIN_USERNAME"
@@ -118,12 +125,16 @@ def server_settings(
     `pool`: that of each engine, where the environment says nothing of it.
     """
     environment = {name: value for name, value in given.items() if name not in _OF_CLIENTS} | _FIXED
+    for name in (POOL_SIZE, MAX_OVERFLOW):
+        # MLflow can't read an empty one.
+        if not environment.get(name, "?"):
+            del environment[name]
     # Apart from its password, the address can stand in a log, a configuration file, an error.
-    address, password = _apart_from_password(stores.database)
+    address, password = apart_from_password(stores.database)
     environment |= {DATABASE_VARIABLE: address, ARTIFACTS_VARIABLE: stores.artifacts}
     if password:
         environment["PGPASSWORD"] = password
-    if pool and not {POOL_SIZE, MAX_OVERFLOW} & given.keys():
+    if pool and not (given.get(POOL_SIZE) or given.get(MAX_OVERFLOW)):
         environment |= {POOL_SIZE: str(pool.size), MAX_OVERFLOW: str(pool.overflow)}
     environment.pop("MLFLOW_SERVER_ALLOWED_HOSTS", None)
     if serving.allowed_hosts:
@@ -132,7 +143,7 @@ def server_settings(
         environment.setdefault(_ORIGINS, ",".join(_origins(serving.allowed_hosts)))
     users_config = ""
     if serving.auth and not given.get(AUTH_CONFIG_VARIABLE):
-        users_config = _users_config(_apart_from_password(stores.users)[0])
+        users_config = _users_config(apart_from_password(stores.users)[0])
     return Settings(environment, _arguments(serving), users_config)
 
 
@@ -156,20 +167,11 @@ def _users_config(database: str) -> str:
     return (
         "[mlflow]\n"
         f"database_uri = {database.replace('%', '%%')}\n"
-        "default_permission = NO_PERMISSIONS\n"
+        f"default_permission = {DEFAULT_PERMISSION}\n"
         "admin_username = admin\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        f"authorization_function = {AUTH_FUNCTION}\n"
         f"auth_cache_ttl_seconds = {AUTH_CACHE_S}\n"
     )
-
-
-def _apart_from_password(uri: str) -> tuple[str, str]:
-    """PostgreSQL's address without its password, which libpq takes from PGPASSWORD as well, and the password."""
-    if "@" not in (whole := urlsplit(uri).netloc):
-        return uri, ""
-    who, _, host = whole.rpartition("@")
-    name, _, password = who.partition(":")
-    return uri.replace(whole, f"{name}@{host}", 1), unquote(password)
 
 
 def _host_headers(names: tuple[str, ...]) -> list[str]:
@@ -196,6 +198,16 @@ def _with_any_port(name: str) -> list[str]:
         return [name]
     # In a pattern, [ begins a set of characters.
     return [name, f"{name.replace('[', '[[]')}:*"]
+
+
+def password_fault(password: str) -> str:
+    """Why it can be no member's password, as the end of a sentence; '' where it can be."""
+    if len(password) < _PASSWORD_LENGTH:
+        return f"is too short: {_PASSWORD_LENGTH} characters are needed"
+    # Clients send others as Latin-1 or as UTF-8, and MLflow reads them as ASCII where it serves artifacts.
+    if not password.isascii():
+        return "has characters that aren't ASCII: with such a one the server gives no files"
+    return ""
 
 
 def secrets_in_files(given: Mapping[str, str]) -> dict[str, str]:

@@ -1,20 +1,32 @@
-"""The members of a server that was started with --auth, and their rights, by its own REST API, as an admin."""
+"""The members of a server that was started with --auth, and their rights, by its own REST API."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError, did_you_mean
-from lossy_mlflow.service.settings import PASSWORD_LENGTH
-from lossy_mlflow.tracking.connection import Connection, connect, explained, without_password
+from lossy_mlflow.service.settings import password_fault
+from lossy_mlflow.tracking.connection import (
+    Connection,
+    connect,
+    explained,
+    is_server,
+    tracking_uri,
+    without_password,
+)
 
 NONE = "NONE"
+_ERRORS = {"RESOURCE_ALREADY_EXISTS": ConflictError, "RESOURCE_DOES_NOT_EXIST": NotFoundError}
 _KINDS = {"experiment": "experiment", "model": "registered_model"}
 _USERS = "/api/2.0/mlflow/users"
 _RIGHTS = "/api/3.0/mlflow/users/permissions"
+_ROLES = "/api/3.0/mlflow/roles"
+# The role that holds the rights of one user alone.
+_OWN_ROLE = "__user_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +50,11 @@ class User:
 def list_users() -> list[User]:
     """All members with their rights, by name. Raises UsageError where the server has none, LossyError for who is no admin."""
     with explained():
-        connection = connect()
+        connection = _connected()
         known = _known_users(connection)
-        experiments = {item.experiment_id: item.name for item in _experiments(connection)}
+        experiments = {
+            item.experiment_id: item.name for item in _all_pages(connection.client.search_experiments)
+        }
         return [User(name, known[name], _rights(connection, name, experiments)) for name in sorted(known)]
 
 
@@ -53,7 +67,7 @@ def add_user(name: str, password: str, admin: bool = False) -> User:
         )
     _check_password(password)
     with explained():
-        connection = connect()
+        connection = _connected()
         if name in _known_users(connection):
             raise ConflictError(
                 f"There is a user {name} already.", f"Give another password: lossy users passwd {name}"
@@ -68,7 +82,7 @@ def change_password(name: str, password: str) -> None:
     """Another password for a member, by an admin or by that member. Raises NotFoundError with the names that are near."""
     _check_password(password)
     with explained():
-        connection = connect()
+        connection = _connected()
         own = _credentials(connection)
         # Of oneself the server wants to know the old one; others' names are an admin's to see.
         current = {"current_password": own.password} if own.username == name else {}
@@ -80,36 +94,79 @@ def change_password(name: str, password: str) -> None:
 def grant(name: str, kind: str, target: str, permission: str) -> Right:
     """Give a member the right `permission` (READ, EDIT, MANAGE, or NONE) on the experiment or model (`kind`) `target`.
 
-    It takes the place of the right on that which was given before. Raises NotFoundError with the names that are near.
+    It takes the place of the right on that which was given before. Asked of the server by an admin, or by a member who has MANAGE
+    there. Raises NotFoundError with the names that are near, as far as one may know them.
     """
     with explained():
-        connection = connect()
-        _check_user(connection, name)
+        connection = _connected()
+        is_admin = _ask(connection, "GET", f"{_USERS}/current")["user"]["is_admin"]
+        if is_admin:
+            _check_user(connection, name)
         where = {"resource_type": _KINDS[kind], "resource_id": _id_of(connection, kind, target)}
-        given = [
-            row["permission"]
-            for row in _rows(connection, name)
-            if (row["resource_type"], row["resource_pattern"]) == tuple(where.values())
-        ]
-        if given and given != [permission]:
-            _ask(connection, "POST", f"{_RIGHTS}/revoke", username=name, **where)
-        if permission != NONE and given != [permission]:
+        if permission == NONE:
+            _revoke(connection, name, where)
+            return Right(kind, target, NONE)
+        try:
             _ask(connection, "POST", f"{_RIGHTS}/grant", username=name, permission=permission, **where)
+        except ConflictError:
+            change = _change if is_admin else _replace
+            change(connection, name, where, permission)
     return Right(kind, target, permission)
+
+
+def _revoke(connection: Connection, name: str, where: dict[str, str]) -> None:
+    """Also where there is nothing to take back."""
+    try:
+        _ask(connection, "POST", f"{_RIGHTS}/revoke", username=name, **where)
+    except NotFoundError as error:
+        if "Permission for user" not in error.what:
+            raise
+
+
+def _change(connection: Connection, name: str, where: dict[str, str], permission: str) -> None:
+    """In one step, without a moment in which there is no right: MLflow lets admins alone change one."""
+    role = next(row["role_id"] for row in _rows(connection, name) if row["role_name"].startswith(_OWN_ROLE))
+    found = _ask(connection, "GET", f"{_ROLES}/permissions/list", role_id=role)["role_permissions"]
+    right = next(
+        row["id"] for row in found if (row["resource_type"], row["resource_pattern"]) == tuple(where.values())
+    )
+    path = f"{_ROLES}/permissions/update"
+    _ask(connection, "PATCH", path, role_permission_id=right, permission=permission)
+
+
+def _replace(connection: Connection, name: str, where: dict[str, str], permission: str) -> None:
+    """In two: in between, and where the second fails, there is none."""
+    _revoke(connection, name, where)
+    try:
+        _ask(connection, "POST", f"{_RIGHTS}/grant", username=name, permission=permission, **where)
+    except LossyError as error:
+        raise LossyError(
+            f"{name} has no right there now: {error.what}", "Give it again: the same command"
+        ) from error
 
 
 def remove_user(name: str) -> None:
     """Take a member away. What the member has made stays. Raises NotFoundError with the names that are near."""
     with explained():
-        connection = connect()
+        connection = _connected()
         _check_user(connection, name)
         _ask(connection, "DELETE", f"{_USERS}/delete", username=name)
 
 
-def _check_password(password: str) -> None:
-    if len(password) < PASSWORD_LENGTH:
+def _connected() -> Connection:
+    """The server that is asked. Raises UsageError for a database, which would be made where there is none."""
+    if not is_server(uri := tracking_uri()):
         raise UsageError(
-            f"The password is too short: {PASSWORD_LENGTH} characters are needed.",
+            f"Users are a server's, and MLFLOW_TRACKING_URI names {without_password(uri)}.",
+            "export MLFLOW_TRACKING_URI=https://...",
+        )
+    return connect()
+
+
+def _check_password(password: str) -> None:
+    if fault := password_fault(password):
+        raise UsageError(
+            f"The password {fault}.",
             "A random one: python3 -c 'import secrets; print(secrets.token_urlsafe(12))'",
         )
 
@@ -129,8 +186,8 @@ def _known_users(connection: Connection) -> dict[str, bool]:
     return {user["username"]: user["is_admin"] for user in users}
 
 
-def _rows(connection: Connection, name: str) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = _ask(connection, "GET", f"{_RIGHTS}/list", username=name)["permissions"]
+def _rows(connection: Connection, name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = _ask(connection, "GET", f"{_RIGHTS}/list", username=name)["permissions"]
     return rows
 
 
@@ -145,11 +202,11 @@ def _rights(connection: Connection, name: str, experiments: dict[str, str]) -> t
     return tuple(sorted(rights, key=lambda right: (right.kind, right.name)))
 
 
-def _experiments(connection: Connection) -> list[Any]:
+def _all_pages(search: Callable[..., Any]) -> list[Any]:
     found: list[Any] = []
     token = None
     while token != "":
-        page = connection.client.search_experiments(max_results=1000, page_token=token)
+        page = search(max_results=1000, page_token=token)
         found += page
         token = page.token or ""
     return found
@@ -160,9 +217,9 @@ def _id_of(connection: Connection, kind: str, name: str) -> str:
     if kind == "experiment":
         if found := client.get_experiment_by_name(name):
             return str(found.experiment_id)
-        names = [item.name for item in _experiments(connection)]
+        names = [item.name for item in _all_pages(client.search_experiments)]
     else:
-        names = [model.name for model in client.search_registered_models(max_results=1000)]
+        names = [model.name for model in _all_pages(client.search_registered_models)]
         if name in names:
             return name
     raise NotFoundError(
@@ -182,11 +239,6 @@ def _ask(connection: Connection, method: str, path: str, **fields: Any) -> dict[
     from mlflow.utils.rest_utils import http_request
 
     shown = without_password(connection.uri)
-    if not connection.uri.startswith("http"):
-        raise UsageError(
-            f"Users are a server's, and MLFLOW_TRACKING_URI names {shown}.",
-            "export MLFLOW_TRACKING_URI=https://...",
-        )
     body = {"params" if method == "GET" else "json": fields} if fields else {}
     reply = http_request(_credentials(connection), path, method, raise_on_status=False, **body)
     if reply.status_code == 401:
@@ -196,7 +248,7 @@ def _ask(connection: Connection, method: str, path: str, **fields: Any) -> dict[
         )
     if reply.status_code == 403:
         raise LossyError(
-            f"{shown} refuses: that is for admins.",
+            f"{shown} refuses: that is for admins, or for who has MANAGE there.",
             "Ask one, or sign in as one: export MLFLOW_TRACKING_USERNAME=...",
         )
     if reply.status_code == 404 and "error_code" not in reply.text:
@@ -205,6 +257,9 @@ def _ask(connection: Connection, method: str, path: str, **fields: Any) -> dict[
         answer: dict[str, Any] = reply.json() if reply.content else {}
     except ValueError:
         answer = {}
+    code = answer.get("error_code")
+    if code in _ERRORS:
+        raise _ERRORS[code](f"{shown}: {answer['message']}")
     if not reply.ok:
         raise LossyError(f"{shown} answers {reply.status_code}: {answer.get('message', reply.reason)}")
     return answer

@@ -149,6 +149,7 @@ def connected_for_logging() -> Iterator[Connection]:
     clock, answers = ServerClock(uri), True
     try:
         clock.look()
+        _check_answers(uri)
     except UnreachableError as error:
         answers = False
         log.warning(
@@ -288,6 +289,16 @@ def _probe(uri: str) -> float:
             _HOW_TO_REACH_ONE,
         )
     return server_time(reply) or time.time()
+
+
+def _check_answers(uri: str) -> None:
+    """Raises UnreachableError for a server that says it is well, and whose database is away: /health doesn't look."""
+    reply = ask(uri, "/api/2.0/mlflow/experiments/search", params={"max_results": 1})
+    if reply.status_code >= 500:
+        raise UnreachableError(
+            f"The tracking server {without_password(uri)} answers {reply.status_code} to a question.",
+            "Look at its log, and whether its database is there.",
+        )
 
 
 def server_time(reply: requests.Response) -> float | None:

@@ -38,12 +38,12 @@ def test_a_figure_of_the_latest_evaluations(lossy: Callable[..., str], log: Log,
     log("a")
     newest, other = log("a", doubts=["not converged from beta 4 on"]), log("b", B, OTHERS)
     shown = lossy("plot", "a", "b", "a")
-    assert "rd_curves.png has 2 curves" in shown
+    assert "curves.png has 2 curves" in shown
     assert newest in shown
     assert other in shown
-    content = (here.folder / "rd_curves.png").read_bytes()
+    content = (here.folder / "curves.png").read_bytes()
     assert content.startswith(b"\x89PNG")
-    assert struct.unpack(">2I", content[16:24]) == (840, 680)  # one panel, at 200 dots an inch
+    assert struct.unpack(">2I", content[16:24]) == (1680, 680)  # two panels, at 200 dots an inch
     told = json.loads(lossy("plot", "a", "b", "-o", "c.pdf", "--log", "--max-distortion", "9", "--json"))
     assert (here.folder / "c.pdf").read_bytes().startswith(b"%PDF")
     assert [curve["run_id"] for curve in told["curves"]] == [newest, other]

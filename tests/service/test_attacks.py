@@ -594,6 +594,17 @@ def test_a_password_that_has_changed_is_the_old_one_no_more(server: Guarded) -> 
     assert server.ask(None, "GET", who, auth=new).ok
 
 
+def test_many_requests_at_once_with_one_password_wait_for_one_check(server: Guarded) -> None:
+    """As fifty programs of one account ask, when its password has to be checked again."""
+    dora = ("dora", "dora-password-1")
+    server.told("admin", "POST", f"{API}/users/create", username=dora[0], password=dora[1])
+    with ThreadPoolExecutor(50) as threads:
+        asked = [
+            threads.submit(server.ask, None, "GET", f"{API}/users/current", auth=dora) for _ in range(50)
+        ]
+        assert {one.result().status_code for one in asked} == {200}
+
+
 def test_no_secret_in_the_log_nor_in_the_list_of_processes(server: Guarded) -> None:
     """After all that the tests above have asked, rightly and wrongly."""
     family = [

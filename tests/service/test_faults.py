@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -188,6 +189,29 @@ def test_what_was_acknowledged_is_there_once(service: Service, workplace: Workpl
         _check_run(service, name, calls)
         _check_versions(workplace, f"vae10_digits_{name}")
         assert service.check(workplace) == []
+    finally:
+        end_senders(outbox)
+
+
+def test_a_training_that_starts_while_the_database_is_away_trains(
+    service: Service, workplace: Workplace
+) -> None:
+    """The server answers, and can't say what there is of the label."""
+    outbox = workplace.folder.parent / "outbox"
+    workplace.environment |= service.client | {"LOSSY_OUTBOX_DIR": str(outbox)}
+    service.to_postgres.set("refused")
+    short = ("--set", "model_train.epochs=20", "--set", "checkpointing_freq=20")
+    try:
+        done = workplace.lossy("train", "vae10_digits", "--e-name", "away", *short, "--json")
+    finally:
+        service.to_postgres.set("whole")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["delivered"] is False
+    assert re.search(r"answers 50\d to a question. Training goes on without it", done.stderr), done.stderr
+    try:
+        _wait_until_delivered(workplace, outbox)
+        (version,) = workplace.json("checkpoints", "vae10_digits_away")
+        assert sorted(version["aliases"]) == ["best", "last"]
     finally:
         end_senders(outbox)
 

@@ -46,6 +46,8 @@ print(mlflow.pyfunc.load_model("models:/vae2_digits@champion").predict(numpy.zer
 """
 
 
+# Chromium's own notice that a page's second layout waits for the next frame, as on a busy machine. Nothing is missing then.
+LATE_LAYOUT = "ResizeObserver loop completed with undelivered notifications"
 ALICE, BOB = ("alice", "alice-password-9s1"), ("bob", "bob-password-2d7")
 API = "/api/2.0/mlflow"
 # A team's day in test_end_to_end.py shows most of it.
@@ -138,7 +140,7 @@ def test_the_pages_of_runs_and_models_show_no_error(server: Team, trained: tuple
     wrong: list[str] = []
 
     def heard(message: ConsoleMessage) -> None:
-        if message.type == "error":
+        if message.type == "error" and LATE_LAYOUT not in message.text:
             wrong.append(f"{message.text} at {message.location}")
 
     def answered(response: Response) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import re
+import socket
 import sqlite3
 import time
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import sqlalchemy
 
-from lossy_mlflow.errors import LossyError
+from lossy_mlflow.errors import ConflictError, LossyError
+from lossy_mlflow.service.address import check_address
 from lossy_mlflow.service.connections import Demand, pool_for
-from lossy_mlflow.service.preflight import Finding, preflight
-from lossy_mlflow.service.settings import Pool, Serving
+from lossy_mlflow.service.preflight import Checked, preflight
+from lossy_mlflow.service.settings import Pool, Serving, server_settings
 from lossy_mlflow.service.stores import Stores, stores_of
 from tests.conftest import Workplace, free_port
 from tests.services.postgres import PASSWORD, Postgres
@@ -30,7 +33,7 @@ KEY = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "0123456789abcdefghijklmnopqrstuv"}
 ADMIN = {"MLFLOW_AUTH_ADMIN_PASSWORD": "long enough for all"}
 
 
-def _found(stores: Stores, given: dict[str, str] | None = None, **serving: Any) -> dict[str, Finding]:
+def _found(stores: Stores, given: dict[str, str] | None = None, **serving: Any) -> dict[str, Checked]:
     serving = {"port": free_port()} | serving
     return {finding.of: finding for finding in preflight(stores, Serving(**serving), given or {})}
 
@@ -243,6 +246,69 @@ def test_secrets_that_are_missing_or_weak(laptop: Stores) -> None:
     )
     assert "can be guessed" in found["secret key"]
     assert "is too short" in found["admin"]
+
+    found = _amiss(laptop, KEY | {"MLFLOW_AUTH_ADMIN_PASSWORD": "wörter-genug-für-alle"}, auth=True)
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD has characters that aren't ASCII" in found["admin"]
+
+
+def test_a_configuration_of_users_that_undoes_what_auth_promises(laptop: Stores, tmp_path: Path) -> None:
+    file = tmp_path / "auth.ini"
+    given = KEY | ADMIN | {"MLFLOW_AUTH_CONFIG_PATH": str(file)}
+    well = f"[mlflow]\ndatabase_uri = {laptop.users}\ndefault_permission = NO_PERMISSIONS\nauth_cache_ttl_seconds = 30\n"
+
+    def amiss(text: str) -> str:
+        file.write_text(text)
+        return _amiss(laptop, given, auth=True).get("users' settings", "")
+
+    assert amiss(well) == ""
+    assert amiss(well + "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n") == ""
+    for wrong, says in (
+        (well.replace("NO_PERMISSIONS", "READ"), "Have in it: default_permission = NO_PERMISSIONS "),
+        (well.replace("= 30", "= 3600"), "with '3600' seconds old passwords are good for too long"),
+        (well.replace("auth_cache_ttl_seconds = 30\n", ""), "Have in it: auth_cache_ttl_seconds = 60 "),
+        (well + "authorization_function = my.own:function\n", "the fences know names and passwords alone"),
+        (well + "read_database_uri = sqlite:///other.db\n", "lossy keeps one database of users"),
+    ):
+        assert says in amiss(wrong)
+    # Of a server without members it is of no matter.
+    assert "users' settings" not in _found(laptop, given)
+
+
+def test_a_password_of_the_database_of_any_characters(
+    postgres: Postgres, postgres_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, password = postgres_uri.rpartition("/")[2], "a/b#c?d:e%f@g"
+    postgres.sql(f"create role {name} login password '{password}'; grant mlflow to {name}")
+    uri = postgres_uri.replace(f"mlflow:{PASSWORD}", f"{name}:a/b#c?d:e%25f%40g")
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", uri)
+    stores = stores_of(None, str(tmp_path))
+    assert _amiss(stores) == {}
+    for text in (str(stores), str(_found(stores))):
+        assert "b#c" not in text
+    settings = server_settings(stores, Serving(auth=True), KEY | ADMIN)
+    assert settings.environment.pop("PGPASSWORD") == password
+    assert "b#c" not in str(settings)
+    # As the server reaches it then: what stands in the file of users' settings, and the variable.
+    address = settings.environment["MLFLOW_BACKEND_STORE_URI"]
+    assert f"database_uri = {address}\n" in settings.users_config
+    monkeypatch.setenv("PGPASSWORD", password)
+    with sqlalchemy.create_engine(address).connect() as connection:
+        assert connection.exec_driver_sql("select current_user").scalar() == name
+
+
+def test_a_name_of_several_addresses_is_free_at_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = socket.getaddrinfo
+
+    def of_two(_name: str, port: int, **asked: Any) -> list[Any]:
+        return [found for address in ("127.0.0.1", "127.0.0.2") for found in own(address, port, **asked)]
+
+    # No name has two on every machine.
+    monkeypatch.setattr(socket, "getaddrinfo", of_two)
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        both = Serving(host="both", port=other.getsockname()[1])
+        with pytest.raises(ConflictError, match="of both is in use"):
+            check_address(both)
+    check_address(both)
 
 
 def test_addresses_that_are_none(laptop: Stores, tmp_path: Path) -> None:

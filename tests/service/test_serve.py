@@ -40,7 +40,11 @@ def test_a_laptop_s_server_from_its_start_to_its_end(tmp_path: Path, workplace: 
     # But that two workers share the port, which is where plain MLflow's answers take 44 ms.
     port = free_port()
     address = f"http://127.0.0.1:{port}"
+    # As nohup starts it.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with start_lossy_serve(tmp_path / "here", ["--port", str(port), "--workers", "2"]) as served:
+        signal.signal(signal.SIGHUP, before)
+        served.process.send_signal(signal.SIGHUP)
         assert f"export MLFLOW_TRACKING_URI={address}\n" in served.log.read_text()
         wait_for(lambda: _request_ms(address) < 5, 60, "a request takes less than 5 ms")
         code = "import mlflow\nwith mlflow.start_run(): mlflow.log_text('x', 'a.txt')"
@@ -77,6 +81,14 @@ def test_a_server_that_dies_takes_its_workers_along(tmp_path: Path) -> None:
         "lossy: The server has ended by itself.\n  What it says of that stands above.\n"
     )
     assert not path.exists()
+
+
+def test_what_is_killed_leaves_no_server(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with start_lossy_serve(tmp_path / "here", ["--socket", str(path), "--workers", "2", *_NAMED]) as served:
+        family = served.family()
+        served.process.kill()
+        wait_for(lambda: not any(member.is_running() for member in family[1:]), 30, "all are gone")
 
 
 def test_a_server_that_can_not_start_says_why(tmp_path: Path, workplace: Workplace) -> None:

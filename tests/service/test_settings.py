@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lossy_mlflow.errors import UsageError
-from lossy_mlflow.service.settings import Pool, Serving, secrets_in_files, server_settings
+from lossy_mlflow.service.connections import Demand, pool_for
+from lossy_mlflow.service.settings import Pool, Serving, password_fault, secrets_in_files, server_settings
 from lossy_mlflow.service.stores import Stores
 
 URI = "postgresql://someone:a%40secret@h:5432/d%20d?sslmode=require"
@@ -69,6 +70,29 @@ def test_what_the_operator_has_set_stays() -> None:
         ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "2"),
         ("MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW", "3"),
     }
+
+
+def test_what_is_set_to_nothing_isn_t_set() -> None:
+    empty = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": ""}
+    asked = [Demand("postgresql://h/d", 97, 3, 2)]
+    assert pool_for(asked, empty) == pool_for(asked, {})
+    assert (
+        server_settings(TEAM, Serving(), empty).environment
+        == server_settings(TEAM, Serving(), {}).environment
+    )
+
+
+@pytest.mark.parametrize(
+    ("password", "fault"),
+    [
+        ("twelve chars", ""),
+        ("eleven char", "is too short"),
+        ("pässwörter-sind-schön", "has characters that aren't ASCII"),
+    ],
+)
+def test_passwords_that_a_member_can_have(password: str, fault: str) -> None:
+    assert password_fault(password).startswith(fault)
+    assert bool(password_fault(password)) == bool(fault)
 
 
 def test_secrets_come_from_files_as_well(tmp_path: Path) -> None:

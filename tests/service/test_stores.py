@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lossy_mlflow.errors import ConflictError, UsageError
 from lossy_mlflow.service.alone import alone
 from lossy_mlflow.service.locations import folder_of, path_in_store
-from lossy_mlflow.service.stores import Stores, stores_of
+from lossy_mlflow.service.stores import Stores, apart_from_password, stores_of
 
 
 def test_what_mlflow_server_takes_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +40,7 @@ def test_what_mlflow_server_takes_in_a_folder(tmp_path: Path, monkeypatch: pytes
     [
         (["postgresql://u:secret@h/d"], "can be read by every user of this machine"),
         (["postgresql://u@h/d?password=secret"], r"behind the \?"),
+        (["postgresql://u:a/secret#?@h/d"], "can be read by every user of this machine"),
         (["postgresql+asyncpg://h/d"], "is no database that lossy can keep"),
         (["mysql://h/d"], "is no database that lossy can keep"),
         (["nonsense"], "is no database that lossy can keep"),
@@ -50,6 +51,58 @@ def test_what_mlflow_server_takes_in_a_folder(tmp_path: Path, monkeypatch: pytes
 def test_what_can_not_be_kept_is_refused(options: list[str | None], message: str) -> None:
     with pytest.raises(UsageError, match=message) as refused:
         stores_of(*options)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("postgresql://u:a@secret@h/d", "has an @ or a blank in its password"),
+        ("postgresql://u:a secret@h/d", "has an @ or a blank in its password"),
+        ("postgresql://u:secret@h:port/d", "can't be read"),
+        ("postgresql://u@h/d?sslpassword=secret", r"behind the \?"),
+        ("postgres://u:a/secret@h/d", "is no database that lossy can keep"),
+    ],
+)
+def test_an_address_that_can_not_be_read_is_refused_and_not_shown(
+    uri: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", uri)
+    with pytest.raises(UsageError, match=message) as refused:
+        stores_of()
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "address", "password"),
+    [
+        ("postgresql://u:a/b#c?d&password=x@h:5432/d?sslmode=require", "postgresql://u@h:5432/d?sslmode=require",
+         "a/b#c?d&password=x"),
+        ("postgresql+psycopg2://u%40x:p%40%2F:%25@[::1]/d%20d", "postgresql+psycopg2://u%40x@[::1]/d%20d", "p@/:%"),
+        ("postgresql://u@h:5432/d", "postgresql://u@h:5432/d", ""),
+        ("postgresql:///d?host=/run", "postgresql:///d?host=/run", ""),
+        ("sqlite:////a:b@c.db", "sqlite:////a:b@c.db", ""),
+    ],
+)  # fmt: skip
+def test_an_address_apart_from_its_password(uri: str, address: str, password: str) -> None:
+    assert apart_from_password(uri) == (address, password)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[mlflow]\n", "has no database_uri"),
+        ("database_uri = x:secret@y\n", "MissingSectionHeaderError"),
+        ("[mlflow]\ndatabase_uri = postgresql://u:secret%2F@h/d\n", "InterpolationSyntaxError"),
+    ],
+)
+def test_a_configuration_of_users_that_can_not_be_read(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "auth.ini").write_text(text)
+    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(tmp_path / "auth.ini"))
+    with pytest.raises(UsageError, match=message) as refused:
+        stores_of()
     assert "secret" not in str(refused.value)
 
 

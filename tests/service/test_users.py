@@ -123,6 +123,7 @@ def test_what_can_not_be_done_is_said(admin: Admin, experiment: tuple[str, str],
         (("add", name), PASSWORD, 4, f"There is a user {name} already"),
         (("add", "a:b"), PASSWORD, 2, "'a:b' is no name of a user"),
         (("add", "new"), "short\n", 2, "too short: 12 characters"),
+        (("add", "new"), "wörter-genug-für-alle", 2, "has characters that aren't ASCII"),
         (("add", "new"), "", 2, "no password on standard input"),
         (("passwd", name[:-1]), PASSWORD, 3, f"There is no user '{name[:-1]}'; did you mean {name}"),
         (("remove", name[:-1], "--yes"), "", 3, f"did you mean {name}"),
@@ -139,9 +140,34 @@ def test_what_can_not_be_done_is_said(admin: Admin, experiment: tuple[str, str],
     ):
         done = admin.run("list", env=env)
         assert (done.returncode != 0, says in done.stderr) == (True, True), done.stderr
+    # Nothing is made of what an address that isn't set means to MLflow.
+    assert not (tmp_path / "mlflow.db").exists()
     # The last admin can't be taken away by itself.
     done = admin.run("remove", name, "--yes", env=admin.team.member(name, PASSWORD))
     assert "cannot delete their own account" in done.stderr
+
+
+def test_who_has_manage_gives_rights_too(admin: Admin, experiment: tuple[str, str]) -> None:
+    (e_name, e_id), number = experiment, uuid.uuid4().hex[:6]
+    owner, guest, other = f"owner-{number}", f"guest-{number}", f"other-{number}"
+    for name in (owner, guest, other):
+        admin.do("add", name, typed=PASSWORD)
+    admin.do("grant", owner, "MANAGE", "--experiment", e_name)
+    own = admin.team.member(owner, PASSWORD)
+    for permission in ("READ", "READ", "EDIT"):
+        told = admin.do("grant", guest, permission, "--experiment", e_name, env=own)
+        assert told == f"{guest} has the right {permission} on the experiment {e_name} now.\n"
+        assert f"{permission} experiment {e_name}" in admin.do("list")
+    for _ in range(2):
+        admin.do("grant", guest, "NONE", "--experiment", e_name, env=own)
+        assert admin.looks_at(e_id, guest, PASSWORD) == 403
+    for words, env, code, says in (
+        (("nobody", "READ"), own, 3, "User with username=nobody not found"),
+        (("nobody", "NONE"), own, 3, "User with username=nobody not found"),
+        ((guest, "READ"), admin.team.member(other, PASSWORD), 1, "refuses"),
+    ):
+        done = admin.run("grant", *words, "--experiment", e_name, env=env)
+        assert (done.returncode, says in done.stderr) == (code, True), done.stderr
 
 
 def test_a_server_without_members_says_so(mlflow_server: str, admin: Admin) -> None:

@@ -24,9 +24,9 @@ quick_option = click.option(
     "-o",
     "--output",
     metavar="FILE",
-    help="A file.pdf, file.png or file.svg [rd_curves.png]; it is written over.",
+    help="A file.pdf, file.png or file.svg [curves.png]; it is written over.",
 )
-@click.option("--log", "log", is_flag=True, help="The rate on a logarithmic axis.")
+@click.option("--log", "log", is_flag=True, help="The rate on a logarithmic axis alone.")
 @click.option("--max-distortion", type=float, metavar="D", help="Cut the axis of distortions there.")
 @quick_option
 @json_option
