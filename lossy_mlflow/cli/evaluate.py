@@ -112,8 +112,10 @@ _STARTED = {
 
 
 def _print(result: EvaluateResult) -> None:
+    from lossy_mlflow.experiments.curve_record import UNITS
+
     curve = result.curve
-    units = {"mse": "squared error", "joint": "nats", "features": "squared error of features"}[curve.target]
+    units = UNITS[curve.target]
     click.echo(
         f"{result.label} {_STARTED[result.started]}: {curve.reference}, {curve.n_data} images, {curve.n_chains} chains\n"
         f"  run       {result.run_id} in {result.experiment!r} at {result.tracking_uri}\n"

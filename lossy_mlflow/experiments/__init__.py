@@ -1,8 +1,9 @@
 """The verbs, one file each. A verb takes plain values and returns a frozen dataclass; it loads torch when it needs it."""
 
+from lossy_mlflow.experiments.compare import Comparison, compare
 from lossy_mlflow.experiments.evaluate import EvaluateResult, evaluate
 from lossy_mlflow.experiments.imports import ImportedFile, ImportResult, import_archive, import_files
-from lossy_mlflow.experiments.plot import Comparison, Plotted, compare, plot
+from lossy_mlflow.experiments.plot import PlotResult, plot
 from lossy_mlflow.experiments.request import EpochDone
 from lossy_mlflow.experiments.train import TrainResult, train
 
@@ -12,7 +13,7 @@ __all__ = [
     "EvaluateResult",
     "ImportResult",
     "ImportedFile",
-    "Plotted",
+    "PlotResult",
     "TrainResult",
     "compare",
     "evaluate",

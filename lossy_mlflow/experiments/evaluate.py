@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mlflow.entities import Run
 
-    from lossy_mlflow.experiments.evaluation_record import CurveRecord
+    from lossy_mlflow.experiments.curve_record import CurveRecord
     from lossy_mlflow.experiments.evaluation_run import EvaluationProgress
     from lossy_mlflow.tracking.connection import Connection
 
@@ -83,7 +83,7 @@ def _evaluate(
     progress: Callable[[EvaluationProgress], None] | None,
     made_for_us: str | None,
 ) -> EvaluateResult:
-    from lossy_mlflow.experiments.evaluation_record import read_record
+    from lossy_mlflow.experiments.curve_record import read_record
     from lossy_mlflow.experiments.evaluation_subject import subject_of
     from lossy_mlflow.experiments.evaluation_work import carry_out
     from lossy_mlflow.tracking.connection import without_password

@@ -6,120 +6,40 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lossy_mlflow.errors import LossyError
+from lossy_mlflow.errors import UsageError
+from lossy_mlflow.experiments.curve_record import (
+    BY_BETA,
+    BY_DATUM,
+    CURVE_FILE,
+    DATA_FILE,
+    UNITS,
+    ClosedForm,
+    CurveRecord,
+    GapRecord,
+    plotted,
+)
 from lossy_mlflow.models import decode
 from lossy_mlflow.plots import image_grid
+from lossy_mlflow.plots.curves import figure_bytes, rd_figure
 from lossy_mlflow.rate_distortion import Curve, Distortion, Gap, Quadratic, closed_form
 from lossy_mlflow.tracking.provenance import log_text
-from lossy_mlflow.tracking.runs import artifacts_of, paths_in
 
-CURVE_FILE = "rd_curve.json"
-DATA_FILE = "rd_data.safetensors"
 _TABLE_FILE = "rd_table.txt"
+_FIGURE_FILE = "rd_curve.png"
 _METRICS_A_BATCH = 1000
-_BY_DATUM = ("rate", "distortion", "log_z", "ess")
-
-
-@dataclass(frozen=True, slots=True)
-class GapRecord:
-    """Upper minus lower bound on log Z at `beta`, in nats. `se` is None of one datum."""
-
-    beta: float
-    gap: float
-    se: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedForm:
-    """The exact curve of a linear decoder at the same betas, in nats."""
-
-    rate: list[float]
-    distortion: list[float]
-    log_z: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class CurveRecord:
-    """A curve as `rd_curve.json` has it. Lists are by beta; None in them is what can't be known, as an error of one chain.
-
-    rate, log_z in nats; distortion in the target's units (squared error of pixels in [0, 1], nats, squared error of features).
-    """
-
-    label: str
-    reference: str
-    weights_sha256: str
-    data_digest: str
-    target: str
-    estimator: str
-    n_data: int
-    n_chains: int
-    n_dimensions: int
-    z_size: int
-    quick: bool
-    beta: list[float]
-    rate: list[float | None]
-    rate_se: list[float | None]
-    distortion: list[float | None]
-    distortion_se: list[float | None]
-    log_z: list[float | None]
-    log_z_se: list[float | None]
-    ess: list[float | None]
-    acceptance: list[float | None]
-    gap: list[GapRecord]
-    closed_form: ClosedForm | None
-    log_likelihood: dict[str, float | None]
-    doubts: list[str]
-
-
-def read_record(client: MlflowClient, run_id: str) -> CurveRecord:
-    """The record of a finished evaluation. Raises LossyError where its file is gone, or isn't one."""
-    artifacts = artifacts_of(client, run_id)
-    if CURVE_FILE not in paths_in(artifacts):
-        raise LossyError(f"The run {run_id} has no {CURVE_FILE}: it is gone, or waits in an outbox still.")
-    with tempfile.TemporaryDirectory() as folder:
-        text = Path(artifacts.download_artifacts(CURVE_FILE, folder)).read_text()
-    try:
-        content = json.loads(text)
-        exact = content.pop("closed_form")
-        gaps = [GapRecord(**gap) for gap in content.pop("gap")]
-        record = CurveRecord(gap=gaps, closed_form=exact and ClosedForm(**exact), **content)
-        sizes = {len(getattr(record, name)) for name in _LISTS}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LossyError(f"The {CURVE_FILE} of the run {run_id} is damaged.", "Evaluate again.") from error
-    if len(sizes) != 1:
-        raise LossyError(f"The {CURVE_FILE} of the run {run_id} is damaged: its lists differ in length.")
-    return record
-
-
-def read_by_image(client: MlflowClient, run_id: str) -> dict[str, NDArray[np.float64]]:
-    """Rate, distortion, log Z and ess of every image, (n_betas, n_images). Raises LossyError where the file is gone, or bad."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    artifacts = artifacts_of(client, run_id)
-    if DATA_FILE not in paths_in(artifacts):
-        raise LossyError(f"The run {run_id} has no {DATA_FILE}: it is gone, or waits in an outbox still.")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            found = load_file(artifacts.download_artifacts(DATA_FILE, folder))
-            return {name: found[name] for name in _BY_DATUM}
-        except (SafetensorError, KeyError) as error:
-            raise LossyError(f"The {DATA_FILE} of the run {run_id} is damaged.", "Evaluate again.") from error
 
 
 def curve_lists(curve: Curve) -> dict[str, list[float | None]]:
     """The lists of a record: means over the data, and their standard errors."""
-    lists = {name: numbers(curve.mean(name)) for name in (*_BY_DATUM, "acceptance")}
+    lists = {name: numbers(curve.mean(name)) for name in (*BY_DATUM, "acceptance")}
     errors = {f"{name}_se": numbers(curve.standard_error(name)) for name in ("rate", "distortion", "log_z")}
     return lists | errors
 
@@ -151,15 +71,16 @@ def log_record(client: MlflowClient, run_id: str, record: CurveRecord, curve: Cu
 
     log_text(client, run_id, json.dumps(asdict(record), indent=1) + "\n", CURVE_FILE)
     log_text(client, run_id, table(record), _TABLE_FILE)
+    _log_figure(client, run_id, record)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, DATA_FILE)
-        save_file({name: getattr(curve, name).contiguous() for name in _BY_DATUM}, file)
+        save_file({name: getattr(curve, name).contiguous() for name in BY_DATUM}, file)
         client.log_artifact(run_id, str(file))
     at = client.get_run(run_id).info.start_time
     metrics = [
         Metric(name, value, at, step)
         for step in range(len(record.beta))
-        for name in _LISTS
+        for name in BY_BETA
         if (value := getattr(record, name)[step]) is not None
     ]
     index = {beta: step for step, beta in enumerate(record.beta)}
@@ -174,17 +95,15 @@ def log_record(client: MlflowClient, run_id: str, record: CurveRecord, curve: Cu
         client.log_batch(run_id, metrics=metrics[first : first + _METRICS_A_BATCH])
 
 
-_LISTS = (
-    "beta",
-    "rate",
-    "rate_se",
-    "distortion",
-    "distortion_se",
-    "log_z",
-    "log_z_se",
-    "ess",
-    "acceptance",
-)
+def _log_figure(client: MlflowClient, run_id: str, record: CurveRecord) -> None:
+    try:
+        figure = rd_figure([plotted(record)], unit=UNITS[record.target])
+    except UsageError:  # nothing finite is left to draw, as the record says itself
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, _FIGURE_FILE)
+        file.write_bytes(figure_bytes(figure, "png"))
+        client.log_artifact(run_id, str(file))
 
 
 def table(record: CurveRecord) -> str:

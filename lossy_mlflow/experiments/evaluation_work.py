@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mlflow.tracking.context.registry import resolve_tags
 
+from lossy_mlflow.experiments.curve_record import CurveRecord
 from lossy_mlflow.experiments.evaluation_record import (
-    CurveRecord,
     curve_lists,
     exact_curve,
     gap_records,
@@ -18,12 +18,10 @@ from lossy_mlflow.experiments.evaluation_record import (
 )
 from lossy_mlflow.experiments.evaluation_run import DRAWN_IMAGES, Evaluation, EvaluationProgress
 from lossy_mlflow.experiments.evaluation_subject import Plan, Subject
-from lossy_mlflow.experiments.plot import drawn
 from lossy_mlflow.experiments.records import AttemptRecords
 from lossy_mlflow.experiments.settings import experiment_name
 from lossy_mlflow.experiments.tunings import find_target
 from lossy_mlflow.hparams import hparams_sha256
-from lossy_mlflow.plots import rd_figure
 from lossy_mlflow.rate_distortion import Curve, Gap
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.ownership import lock_domain
@@ -121,8 +119,6 @@ def _store(attempt: Attempt, planned: Plan, subject: Subject, curve: Curve, eval
     log_reconstructions(
         client, run_id, subject.decoder, shown, evaluation.done.drawn, subject.trained.dataset.input_dims
     )
-    figure = rd_figure([drawn(record)], record.n_dimensions, "distortion")
-    client.log_figure(run_id, figure, "rd_curve.png")
     for doubt in record.doubts:
         log.warning("%s: %s", planned.label, doubt)
     if record.doubts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lossy_mlflow.plots.curves import DrawnCurve, rd_figure
 from lossy_mlflow.plots.grid import image_grid, reconstruction_grid
 
-__all__ = ["DrawnCurve", "image_grid", "rd_figure", "reconstruction_grid"]
+__all__ = ["image_grid", "reconstruction_grid"]

@@ -57,7 +57,7 @@ def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client:
     assert [point.step for point in points] == list(range(8))
     assert [point.value for point in points] == curve["rate"]
     assert json.loads(_artifact(client, run.info.run_id, "rd_curve.json").read_text()) == curve
-    assert {"rd_table.txt", "rd_data.safetensors", "reconstructions.png"} <= {
+    assert {"rd_table.txt", "rd_data.safetensors", "rd_curve.png", "reconstructions.png"} <= {
         item.path for item in client.list_artifacts(run.info.run_id)
     }
 
@@ -172,8 +172,8 @@ def test_as_an_entry_point_and_in_python(workplace: Workplace, client: Any) -> N
     assert "mlflow.project.entryPoint" in run.data.tags
     code = """
 import lossy_mlflow
-overrides = {"rd.max_beta": 1000.0, "rd.n_betas": 8, "rd.anneal_steps": 120}
-result = lossy_mlflow.evaluate("vae10_digits", quick=True, overrides=overrides)
+small = {"rd.max_beta": 1000.0, "rd.n_betas": 8, "rd.anneal_steps": 120}
+result = lossy_mlflow.evaluate("vae10_digits", quick=True, overrides=small)
 print(result.started, len(result.curve.rate))
 """
     assert workplace.run(sys.executable, "-c", code).stdout.split() == ["finished", "8"]
