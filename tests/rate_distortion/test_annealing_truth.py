@@ -25,7 +25,7 @@ def measured(distortion, n_steps, *, betas=BETAS, n_chains=N_CHAINS, seed=1):
     return curve(distortion, betas, tuning, seeded(seed + 1000), n_chains=n_chains)
 
 
-@pytest.fixture(scope="module", params=[(1, 6, 150), (3, 20, 600), (10, 64, 300)], ids=lambda p: f"z{p[0]}")
+@pytest.fixture(scope="module", params=[(1, 6, 150), (3, 20, 600), (10, 64, 400)], ids=lambda p: f"z{p[0]}")
 def run(request):
     """(the curve of 300 copies of one image, what is true of it at each beta)."""
     z_size, n_pixels, n_steps = request.param
