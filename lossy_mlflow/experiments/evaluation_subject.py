@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lossy_mlflow.checkpoints.lookup import Checkpoint, resolve_at
 from lossy_mlflow.checkpoints.reference import BEST_STEP, parse_reference
 from lossy_mlflow.errors import NotFoundError, UsageError
-from lossy_mlflow.hparams import Hparam, apply_overrides, flatten, get_hparams, set_names
+from lossy_mlflow.hparams import Hparam, apply_overrides, evaluates, flatten, get_hparams, set_names
 from lossy_mlflow.hparams.catalogue.parts import default_rd
 from lossy_mlflow.hparams.tree import freeze, thaw
 
@@ -50,7 +50,7 @@ def plan(connection: Connection, name: str, overrides: Mapping[str, Any] | None,
     """
     from lossy_mlflow.experiments.rd_settings import quick as quickened
 
-    if name in set_names() and get_hparams(name).model_name is None:
+    if name in set_names() and evaluates(get_hparams(name)):
         tree = get_hparams(name, overrides)
         if not tree.load_checkpoint_name:
             raise UsageError(
