@@ -88,7 +88,7 @@ def set_names(dataset: str | None = None) -> list[str]:
 
 
 def evaluates(tree: Hparam) -> bool:
-    """Whether it is the tree of an evaluation: it says how, in `rd`, and whose, in load_checkpoint_name; it has no model itself."""
+    """Whether it is the tree of an evaluation: it says how, in `rd`, whose, in load_checkpoint_name; and no model."""
     return tree.model_name is None and tree.model_train is None and isinstance(tree.rd, Hparam)
 
 

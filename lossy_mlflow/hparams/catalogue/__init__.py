@@ -2,6 +2,7 @@
 
 from lossy_mlflow.hparams.catalogue import (
     cifar10,
+    classifiers,
     digits,
     fashion_mnist,
     icml_cifar10,
@@ -13,6 +14,7 @@ from lossy_mlflow.hparams.catalogue import (
 
 __all__ = [
     "cifar10",
+    "classifiers",
     "digits",
     "fashion_mnist",
     "icml_cifar10",
