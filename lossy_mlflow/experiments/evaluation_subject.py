@@ -91,7 +91,8 @@ class Subject:
     """What is measured: `images` (n_images, input_vector_length) on the device of `decoder`; `trained`: the tree of its training.
 
     `made`: the distortion of some images. `train_images`: what an encoder can learn from; none where none does.
-    `autoencoder`: the whole model, where its encoder is to be had and is asked for. `feature_map`: the version whose features are compared, or ''.
+    `autoencoder`: the whole model, where its encoder is to be had and is asked for. `feature_map`: the version whose features
+    are compared, or ''.
     """
 
     settings: RdSettings

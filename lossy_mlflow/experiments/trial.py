@@ -45,8 +45,8 @@ def check_model(
 
     On some of `images` (n, input_vector_length, and a column of labels where it needs them), on `device`, it tries a step of
     training, a validation, an encoding, and a decoding of z, or the features. It tries them on a second model of the same
-    builder: `model` and all random numbers stay as they were, whatever a model keeps outside of its tensors. (A deep copy isn't one: what
-    closes over the first would change the first.)
+    builder: `model` and all random numbers stay as they were, whatever a model keeps outside of its tensors. (A deep copy isn't
+    one: what closes over the first would change the first.)
     """
     who = f"The model {tree.model_name!r}"
     check_parts(model, tree)
