@@ -2,7 +2,8 @@
 
 Written: MLmodel (with the signature z -> x, an example, and the digests of the next two), data/decoder/weights.safetensors,
 data/decoder/hparams.json; and for people to look at, where the decoder makes pictures, samples.png. Loading never unpickles: the
-architecture comes from the model that hparams.json names, the numbers from safetensors.
+architecture comes from the model that hparams.json names, the numbers from safetensors. A map of features is written alike, with
+the signature x -> features.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def save_model(
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    z_size, x_size = _sizes(tree)
+    n_in, n_out = _widths(tree)
     # Nothing drawn or read from a clock here: two processes that write the same model write the same files.
     model = Model(
         run_id=run_id,
@@ -124,8 +125,8 @@ def save_model(
             loader_module=__name__,
             data_path=str(data),
             mlflow_model=model,
-            signature=_signature(z_size, x_size),
-            input_example=np.zeros((1, z_size), np.float32),
+            signature=_signature(n_in, n_out),
+            input_example=np.zeros((1, n_in), np.float32),
             pip_requirements=[
                 f"{name}=={version(name)}" for name in ("lossy-mlflow", "torch", "safetensors")
             ],
@@ -135,28 +136,30 @@ def save_model(
     return digests[_WEIGHTS]
 
 
-def _sizes(tree: Hparam) -> tuple[int, int]:
-    """Of z, and of an image. Raises UsageError where the tree doesn't say them."""
-    sizes = {
-        "model_train.z_size": tree.model_train.z_size,
-        "dataset.input_vector_length": tree.dataset.input_vector_length,
-    }
+def _widths(tree: Hparam) -> tuple[int, int]:
+    """How many numbers go in and come out: of z and an image; or, of a model without z, of an image and its features, -1 for any.
+
+    Raises UsageError where the tree doesn't say them.
+    """
+    sizes = {"dataset.input_vector_length": tree.dataset.input_vector_length}
+    if tree.model_train.z_size is not None:
+        sizes["model_train.z_size"] = tree.model_train.z_size
     for field, size in sizes.items():
         if not isinstance(size, int):
             raise UsageError(
                 f"The hparam {field} must be a whole number, it is {size!r}.", "Set it in the hparam_set."
             )
-    z_size, x_size = sizes.values()
-    return z_size, x_size
+    x_size, *z_size = sizes.values()
+    return (*z_size, x_size) if z_size else (x_size, -1)
 
 
-def _signature(z_size: int, x_size: int) -> ModelSignature:
+def _signature(n_in: int, n_out: int) -> ModelSignature:
     from mlflow.models.signature import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     return ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, z_size))]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, x_size))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, n_in))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, n_out))]),
     )
 
 
@@ -268,21 +271,24 @@ def refuse_unloadable(weights: Mapping[str, Tensor], tree: Hparam) -> None:
 
 
 class _Pyfunc:
-    """What MLflow calls: z in, the decoder's mean images out."""
+    """What MLflow calls: z in, the decoder's mean images out; or images in, their features out."""
 
     def __init__(self, decoder: nn.Module) -> None:
         self._decoder = decoder
 
     def predict(self, model_input: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """x_mean (n, input_vector_length) for z (n, z_size)."""
+        """x_mean (n, input_vector_length) for z (n, z_size); of a map of features those (n, n_features) of images."""
         import torch
 
-        from lossy_mlflow.models import decode
+        from lossy_mlflow.models import Decoder, FeatureMap, decode
 
-        z = torch.as_tensor(np.array(model_input, np.float32))
+        given = torch.as_tensor(np.array(model_input, np.float32))
         with torch.no_grad():
-            x_mean, _ = decode(self._decoder, z)
-        return x_mean.numpy()
+            if isinstance(self._decoder, FeatureMap) and not isinstance(self._decoder, Decoder):
+                made = self._decoder.features(given)
+            else:
+                made, _ = decode(self._decoder, given)
+        return made.numpy()
 
 
 def _load_pyfunc(path: str) -> _Pyfunc:

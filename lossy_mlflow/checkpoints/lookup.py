@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from lossy_mlflow.checkpoints.reference import BEST_STEP, LAST_STEP, Reference, parse_reference, refuse_step
 from lossy_mlflow.checkpoints.versions import search_versions
 from lossy_mlflow.errors import LossyError, NotFoundError, UsageError, did_you_mean
-from lossy_mlflow.hparams import get_hparams, set_of_label, train_command
+from lossy_mlflow.hparams import evaluates, get_hparams, set_of_label, train_command
 from lossy_mlflow.models import comes_trained
 from lossy_mlflow.tracking.connection import Connection, connect, explained, without_password
 from lossy_mlflow.tracking.runs import all_pages, quoted
@@ -128,6 +128,8 @@ def _way_to(name: str) -> str:
     """The command that makes a model of that name, where there is one."""
     if is_only_imported(name):
         return "Import it, from the published archive: lossy import ARCHIVE"
+    if (found := set_of_label(name)) and evaluates(evaluation := get_hparams(found[0])):
+        return f"{found[0]} is an evaluation: load what it evaluates, {evaluation.load_checkpoint_name}"
     command = train_command(name)
     return f"Train it: {command}" if command else "See what there is: lossy checkpoints"
 

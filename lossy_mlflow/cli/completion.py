@@ -11,6 +11,13 @@ def hparam_sets(_context: click.Context, _parameter: click.Parameter, start: str
     return [name for name in set_names() if name.startswith(start)]
 
 
+def trained_sets(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    """Those that `lossy train` takes."""
+    from lossy_mlflow.hparams import evaluates, get_hparams, set_names
+
+    return [name for name in set_names() if name.startswith(start) and not evaluates(get_hparams(name))]
+
+
 def data_sets(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
     from lossy_mlflow.data import dataset_names
 

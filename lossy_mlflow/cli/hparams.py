@@ -19,10 +19,10 @@ def hparams() -> None:
 @user_code_option
 @json_option
 def list_sets(dataset: str | None, user_code: str | None, as_json: bool) -> None:
-    """Every hparam set: its data set, its model, what it is."""
+    """Every hparam set: its data set, its model, or whose decoder it evaluates, and what it is."""
     from lossy_mlflow.data import dataset_names
     from lossy_mlflow.errors import NotFoundError, did_you_mean
-    from lossy_mlflow.hparams import get_hparams, set_names, set_summary
+    from lossy_mlflow.hparams import evaluates, get_hparams, set_dataset, set_names, set_summary
     from lossy_mlflow.user_code import load_user_code
 
     load_user_code(user_code)
@@ -37,9 +37,10 @@ def list_sets(dataset: str | None, user_code: str | None, as_json: bool) -> None
         sets.append(
             {
                 "hparam_set": name,
-                "dataset": tree.dataset and tree.dataset.name,
+                "dataset": set_dataset(tree),
                 "model_name": tree.model_name,
                 "z_size": tree.model_train and tree.model_train.z_size,
+                "evaluates": tree.load_checkpoint_name if evaluates(tree) else None,
                 "description": set_summary(name),
             }
         )

@@ -18,14 +18,15 @@ def models() -> None:
 @json_option
 def list_models(user_code: str | None, as_json: bool) -> None:
     """Every architecture that an hparam set can name in model_name, and the sets that do."""
-    from lossy_mlflow.hparams import get_hparams, set_names
+    from lossy_mlflow.hparams import evaluates, get_hparams, set_names
     from lossy_mlflow.models import model_names
     from lossy_mlflow.user_code import load_user_code
 
     load_user_code(user_code)
     users: dict[str, list[str]] = {name: [] for name in model_names()}
     for hparam_set in set_names():
-        users.setdefault(str(get_hparams(hparam_set).model_name), []).append(hparam_set)
+        if not evaluates(tree := get_hparams(hparam_set)):
+            users.setdefault(str(tree.model_name), []).append(hparam_set)
     if as_json:
         print_json([{"model_name": name, "hparam_sets": sets} for name, sets in users.items()])
     else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lossy_mlflow.cli.completion import hparam_sets
+from lossy_mlflow.cli.completion import trained_sets
 from lossy_mlflow.cli.options import data_dir_option, user_code_option
 from lossy_mlflow.cli.output import json_option, print_json
 from lossy_mlflow.errors import LossyError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog="Example: lossy train vae10_digits --e-name wide --set 'model_train.hidden_sizes=[512, 512]'"
 )
-@click.argument("hparam_set", shell_complete=hparam_sets)
+@click.argument("hparam_set", shell_complete=trained_sets)
 @click.option("--e-name", default="", metavar="E", help="Another copy: the label becomes HPARAM_SET_E.")
 @click.option("--overwrite", is_flag=True, help="Start anew, although the label has a run.")
 @click.option(

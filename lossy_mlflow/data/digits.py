@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import numpy.typing as npt
 
 from lossy_mlflow.errors import NotFoundError
 
-_SHA256 = "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3"  # of the images' bytes
+_N_PIXELS = 64
+# Of the bytes of the images, and of the labels.
+_SHA256 = "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3"
+_LABELS_SHA256 = "8ba4f891220f5e4c9c819638d1602d74b83618f167043c6da52a2a247841ddf0"
 _WAY_ON = 'install it again: pip install --force-reinstall "scikit-learn>=1.5,<2"'
 
 
@@ -28,13 +32,22 @@ def digits_file() -> Path:
 
 def read_digits(path: Path | None = None) -> npt.NDArray[np.uint8]:
     """The 1797 images, uint8 (1797, 64) from 0 to 16. NotFoundError where the file is missing or damaged."""
+    return _columns(path, range(_N_PIXELS), _SHA256)
+
+
+def read_digit_labels(path: Path | None = None) -> npt.NDArray[np.uint8]:
+    """Which digit each image is of, uint8 (1797, 1). NotFoundError as `read_digits`."""
+    return _columns(path, [_N_PIXELS], _LABELS_SHA256)
+
+
+def _columns(path: Path | None, columns: Sequence[int], sha256: str) -> npt.NDArray[np.uint8]:
     path = path or digits_file()
     try:
-        images = np.loadtxt(path, delimiter=",", dtype=np.uint8, usecols=range(64))
+        numbers = np.loadtxt(path, delimiter=",", dtype=np.uint8, usecols=columns, ndmin=2)
     except FileNotFoundError:
         raise NotFoundError(f"scikit-learn's digits aren't at {path}", _WAY_ON) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise NotFoundError(f"scikit-learn's digits at {path} can't be read: {error}", _WAY_ON) from error
-    if hashlib.sha256(images.tobytes()).hexdigest() != _SHA256:
+    if hashlib.sha256(numbers.tobytes()).hexdigest() != sha256:
         raise NotFoundError(f"scikit-learn's digits at {path} are damaged: their SHA-256 is another", _WAY_ON)
-    return images
+    return numbers

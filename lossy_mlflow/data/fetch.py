@@ -24,11 +24,11 @@ Progress = Callable[[str], None]
 
 
 def fetch(name: str, folder: Path, progress: Progress | None = None) -> None:
-    """See to it that the files of the data set `name` lie whole in `folder`.
+    """See to it that the files of the data set `name`, those of its labels too, lie whole in `folder`.
 
     Raises what `verified_files` does, and NotFoundError for an unknown name.
     """
-    verified_files(find_dataset(name), folder, progress)
+    verified_files(find_dataset(name).with_labels(), folder, progress)
 
 
 def verified_files(dataset: Dataset, folder: Path, progress: Progress | None = None) -> dict[str, bytes]:

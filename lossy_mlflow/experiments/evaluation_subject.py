@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lossy_mlflow.checkpoints.lookup import Checkpoint, resolve_at
 from lossy_mlflow.checkpoints.reference import BEST_STEP, parse_reference
 from lossy_mlflow.errors import NotFoundError, UsageError
-from lossy_mlflow.hparams import Hparam, apply_overrides, flatten, get_hparams, set_names
+from lossy_mlflow.hparams import Hparam, apply_overrides, evaluates, flatten, get_hparams, set_names
 from lossy_mlflow.hparams.catalogue.parts import default_rd
 from lossy_mlflow.hparams.tree import freeze, thaw
 
@@ -50,7 +50,7 @@ def plan(connection: Connection, name: str, overrides: Mapping[str, Any] | None,
     """
     from lossy_mlflow.experiments.rd_settings import quick as quickened
 
-    if name in set_names() and get_hparams(name).model_name is None:
+    if name in set_names() and evaluates(get_hparams(name)):
         tree = get_hparams(name, overrides)
         if not tree.load_checkpoint_name:
             raise UsageError(
@@ -90,8 +90,9 @@ def _tree_of_set(hparam_set: str, reference: str) -> Hparam:
 class Subject:
     """What is measured: `images` (n_images, input_vector_length) on the device of `decoder`; `trained`: the tree of its training.
 
-    `made`: the distortion of some images. `train_images`: what an encoder learns from; none where none does. `autoencoder`: the
-    whole model, where its encoder is to be had and is asked for.
+    `made`: the distortion of some images. `train_images`: what an encoder can learn from; none where none does.
+    `autoencoder`: the whole model, where its encoder is to be had and is asked for. `feature_map`: the version whose features
+    are compared, or ''.
     """
 
     settings: RdSettings
@@ -103,6 +104,7 @@ class Subject:
     data_digest: str
     made: Callable[[Tensor], Distortion]
     autoencoder: nn.Module | None
+    feature_map: str
 
 
 def subject_of(connection: Connection, planned: Plan, device: str, data_dir: str | None) -> Subject:
@@ -110,17 +112,24 @@ def subject_of(connection: Connection, planned: Plan, device: str, data_dir: str
     from lossy_mlflow.checkpoints.load import load_checkpoint, load_with_hparams
     from lossy_mlflow.data import data_folder, load_splits
     from lossy_mlflow.experiments.rd_settings import rd_settings
+    from lossy_mlflow.models import Decoder
     from lossy_mlflow.models.device import choose_device
     from lossy_mlflow.models.fields import whole_number
 
     settings = rd_settings(planned.tree)
     on = choose_device(device)
     decoder, trained = load_with_hparams(planned.checkpoint, str(on))
+    if not isinstance(decoder, Decoder):
+        raise UsageError(
+            f"{planned.reference} is no decoder but a map of features: it has no rate.",
+            f"Measure a decoder by it: --set rd.target=features --set rd.feature_map={planned.checkpoint.name}",
+        )
     z_size = whole_number(trained, "model_train.z_size")
     decoder = _changed(decoder, trained, settings)
-    features = None
+    features, map_of_features = None, None
     if settings.feature_map:
-        features = load_checkpoint(resolve_at(connection, parse_reference(settings.feature_map)), str(on))
+        map_of_features = resolve_at(connection, parse_reference(settings.feature_map))
+        features = load_checkpoint(map_of_features, str(on))
     splits = load_splits(
         trained.dataset.name,
         data_folder(data_dir),
@@ -136,13 +145,17 @@ def subject_of(connection: Connection, planned: Plan, device: str, data_dir: str
         )
     made = _maker(decoder, z_size, settings, features)
     digest = images_digest(images)
+    if map_of_features:
+        # Features are the data: those of another map are others.
+        digest = hashlib.sha256(f"features {map_of_features.weights_sha256} {digest}".encode()).hexdigest()
     if settings.data == "simulate":
         digest = hashlib.sha256(
             f"simulated {settings.random_seed} {settings.n_images} {digest}".encode()
         ).hexdigest()
     whole = _autoencoder(connection, planned, trained, on) if settings.log_likelihood else None
     learned_from = splits.train[: None if settings.estimator == "variational" else 0].to(on)
-    return Subject(settings, decoder, trained, z_size, images, learned_from, digest, made, whole)
+    measured_by = f"{map_of_features.name}/{map_of_features.version}" if map_of_features else ""
+    return Subject(settings, decoder, trained, z_size, images, learned_from, digest, made, whole, measured_by)
 
 
 def _autoencoder(

@@ -81,6 +81,7 @@ def _tags(planned: Plan, subject: Subject, sha256: str) -> dict[str, str]:
         "weights_sha256": checkpoint.weights_sha256,
         "data_digest": subject.data_digest,
         "target": settings.target,
+        "feature_map": subject.feature_map,
         "n_batch": str(settings.n_batch),
         "quick": "true" if planned.quick else "",
         "git_commit": git_commit(),

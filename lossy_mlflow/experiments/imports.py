@@ -17,7 +17,7 @@ from lossy_mlflow.checkpoints.foreign.published import architecture_of
 from lossy_mlflow.checkpoints.foreign.read import convert, is_checkpoint, read_checkpoint
 from lossy_mlflow.checkpoints.reference import parse_reference
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
-from lossy_mlflow.hparams import Hparam, get_hparams, set_names
+from lossy_mlflow.hparams import Hparam, evaluates, get_hparams, set_names
 from lossy_mlflow.user_code import load_user_code
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ def import_files(
 
     load_user_code(user_code)
     tree = get_hparams(hparam_set)
+    if evaluates(tree):
+        raise UsageError(
+            f"The set {hparam_set!r} is an evaluation: it has no model that a file could be of.",
+            f"Name the set that it evaluates: --hparam-set {tree.load_checkpoint_name}",
+        )
     _check_name(name, hparam_set)
     with explained():
         incoming = [_incoming_file(Path(file), name, hparam_set, tree) for file in files]
@@ -264,7 +269,7 @@ def _epoch_in(file_name: str) -> int:
 def _set_of(name: str) -> str | None:
     """The set whose label `name` is: that of this name, else the longest that it begins with, and an e_name."""
     fitting = [known for known in set_names() if name == known or name.startswith(f"{known}_")]
-    return max(fitting, key=len, default=None)
+    return max((known for known in fitting if not evaluates(get_hparams(known))), key=len, default=None)
 
 
 def _check_name(name: str, hparam_set: str) -> None:
@@ -274,6 +279,11 @@ def _check_name(name: str, hparam_set: str) -> None:
         raise UsageError(
             f"{name[:60]!r} can't be the name of a model.",
             "Take letters, digits, blanks and _ - . at most 250 of them.",
+        )
+    if name in set_names() and evaluates(get_hparams(name)):
+        raise ConflictError(
+            f"{name!r} is the name of an evaluation, which has no model.",
+            f"Name it otherwise: --name {name}_imported",
         )
     if name != hparam_set and name in set_names():
         raise ConflictError(

@@ -39,6 +39,7 @@ from lossy_mlflow.training import (
     make_optimizer,
     state_tensors,
     train_epochs,
+    with_labels,
 )
 
 log = logging.getLogger("lossy_mlflow")
@@ -79,8 +80,9 @@ class Training:
         self._request = request
         self._settings = settings
         self._model = model
-        self._train = splits.train.to(device)
-        self._val = splits.val.to(device)
+        self._train = with_labels(splits.train, splits.train_labels).to(device)
+        self._val = with_labels(splits.val, splits.val_labels).to(device)
+        self._val_images = self._val[:, : splits.val.shape[1]]
         self._splits = splits
         self._device = device
         self._asked = asked
@@ -198,7 +200,9 @@ class Training:
     def _draw(self, epoch: int) -> None:
         if epoch not in self._drawn:
             with self._keeping(f"pictures of epoch {epoch}"):
-                log_pictures(self._client, self._run_id, self._request.tree, self._model, self._val, epoch)
+                log_pictures(
+                    self._client, self._run_id, self._request.tree, self._model, self._val_images, epoch
+                )
                 self._drawn.add(epoch)
 
     def _publish(self, newest: Snapshot) -> None:
@@ -248,7 +252,7 @@ class Training:
         self._checkpoint(epoch, self._metrics.last_val_loss)
         if samples := self._request.tree.n_iwae_samples:
             noise = generator_for(self._settings.seed, "iwae", 0, self._device)
-            bound, error = iwae_bound(self._model, self._val, samples, noise)
+            bound, error = iwae_bound(self._model, self._val_images, samples, noise)
             self._metrics.log_once({"val_iwae_bound": bound, "val_iwae_bound_se": error}, epoch)
         if self._unpublished:
             # A run that says FINISHED would not be gone on with, and nobody would have its decoder.

@@ -12,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 from lossy_mlflow.hparams import Hparam
-from lossy_mlflow.models import Autoencoder, decode, decoder_of
+from lossy_mlflow.models import Autoencoder, Decoder, decode, decoder_of
 from lossy_mlflow.plots import image_grid, reconstruction_grid
 from lossy_mlflow.tracking.runs import artifacts_of, paths_in
 from lossy_mlflow.training import generator_for
@@ -32,10 +32,13 @@ def log_pictures(
 ) -> None:
     """Samples from 64 fixed z, and the reconstructions of the first 16 of `images`, at step `epoch`.
 
-    `images` (n, input_vector_length) lie on the model's device. A model without an encoder has no reconstructions.
+    `images` (n, input_vector_length) lie on the model's device. A model without an encoder has no reconstructions, one without a
+    decoder has none of either.
     """
     with _evaluating(model):
         decoder = decoder_of(model)
+        if not isinstance(decoder, Decoder):
+            return
         samples, _ = decode(decoder, _fixed_z(tree).to(images.device))
         drawn = {"samples": image_grid(samples, tree.dataset.input_dims, _COLUMNS)}
         if isinstance(model, Autoencoder):
@@ -54,11 +57,11 @@ def log_pictures(
 
 @torch.no_grad()
 def samples_png(decoder: torch.nn.Module, tree: Hparam, device: torch.device | str) -> bytes:
-    """The samples from the same 64 z as a PNG file; empty where what it decodes is no picture, or pillow isn't installed.
+    """The samples from the same 64 z as a PNG file; empty where it decodes nothing, or no picture, or pillow isn't installed.
 
     The decoder lies on `device`.
     """
-    if not _is_picture(tree):
+    if not isinstance(decoder, Decoder) or not _is_picture(tree):
         return b""
     try:
         from PIL import Image

@@ -29,6 +29,12 @@ _DIGEST_LENGTH = 8  # as long as those that MLflow makes; the tag dataset_digest
 def describe(label: str, tree: Hparam) -> str:
     """The text that the tracking UI shows above a run and its registered model; its table has room for half the first line."""
     z_size = tree.model_train.z_size
+    if z_size is None:
+        return (
+            f"{tree.model_name}, a map of features, {tree.dataset.name}.\n\n"
+            f"    features = lossy_mlflow.load_decoder({label + '@best'!r}).features(x)\n\n"
+            f"    lossy evaluate NAME --set rd.target=features --set rd.feature_map={label}\n"
+        )
     return (
         f"{tree.model_name}, {z_size} latent dimensions, {tree.dataset.name}.\n\n"
         f"    decoder = lossy_mlflow.load_decoder({label + '@best'!r})\n\n"

@@ -30,7 +30,6 @@ _INT, _NULL = (int,), (type(None),)
 _FIELDS: dict[str, Field] = {
     "model_train.batch_size": (_INT, at_least(1), "a whole number of at least 1"),
     "model_train.epochs": (_INT, at_least(1), "a whole number of at least 1"),
-    "model_train.z_size": (_INT, at_least(1), "a whole number of at least 1"),
     "random_seed": (_INT, at_least(0), "a whole number of at least 0"),
     "learning_rate": ((float, int), lambda value: 0 < value < math.inf, "a number above 0"),
     "checkpointing_freq": (_INT, at_least(1), "a whole number of at least 1"),

@@ -6,9 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError
+from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
 from lossy_mlflow.experiments.request import EpochDone, Request
-from lossy_mlflow.hparams import Hparam, diff, get_hparams, hparams_sha256, run_label
+from lossy_mlflow.hparams import (
+    Hparam,
+    diff,
+    evaluate_command,
+    evaluates,
+    get_hparams,
+    hparams_sha256,
+    run_label,
+)
 from lossy_mlflow.tracking.identity import Decision, Start, decide
 from lossy_mlflow.user_code import load_user_code
 
@@ -65,9 +73,9 @@ def train(
 
     What is logged to a server goes by way of the outbox: the training neither waits for it nor ends where it doesn't answer.
 
-    Raises NotFoundError for an unknown set, model or data set; UsageError for an override that doesn't fit; ConflictError
-    where the label has a run of another tree, or one that is alive; UnreachableError where a download, or the model of
-    `load_checkpoint_name`, can't be had.
+    Raises NotFoundError for an unknown set, model or data set; UsageError for an override that doesn't fit, or a set that
+    evaluates; ConflictError where the label has a run of another tree, or one that is alive; UnreachableError where a
+    download, or the model of `load_checkpoint_name`, can't be had.
     """
     from lossy_mlflow.tracking.connection import connected_for_logging, explained, without_password
     from lossy_mlflow.tracking.ownership import label_lock, lock_domain
@@ -75,6 +83,11 @@ def train(
 
     file = load_user_code(user_code)
     tree = get_hparams(hparam_set, overrides)
+    if evaluates(tree):
+        raise UsageError(
+            f"The set {hparam_set!r} trains nothing: it evaluates a decoder of {tree.load_checkpoint_name}.",
+            f"Evaluate it: {evaluate_command(hparam_set) or f'lossy evaluate {hparam_set}'}",
+        )
     label = run_label(hparam_set, e_name)
     with explained(), connected_for_logging() as connection:
         if run_id:

@@ -13,14 +13,14 @@ from lossy_mlflow.experiments.request import Request
 from lossy_mlflow.experiments.settings import check_sizes, experiment_name, settings_of
 from lossy_mlflow.experiments.trial import check_model, check_parts
 from lossy_mlflow.experiments.warm_start import warm_start
-from lossy_mlflow.models import build_model
+from lossy_mlflow.models import build_model, needs_labels
 from lossy_mlflow.models.device import choose_device
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.runs import experiment_for, set_tags
 from lossy_mlflow.tracking.session import running
 from lossy_mlflow.tracking.signals import stop_request
 from lossy_mlflow.tracking.training_state import load_training_state
-from lossy_mlflow.training import seeded
+from lossy_mlflow.training import seeded, with_labels
 
 log = logging.getLogger("lossy_mlflow")
 
@@ -47,9 +47,10 @@ def run_training(
         settings.seed,
         train=tree.dataset.train is not False,
         progress=log.warning,
+        labels=needs_labels(model),
     )
     check_sizes(tree, splits)
-    check_model(model, tree, splits.val, settings, device)
+    check_model(model, tree, with_labels(splits.val, splits.val_labels), settings, device)
     state = load_training_state(client, resumed) if resumed else None
     taken = warm_start(connection, tree, model) if state is None else None
     model.to(device)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from lossy_mlflow.errors import UsageError
 from lossy_mlflow.experiments.nowhere import logged_nowhere
 from lossy_mlflow.hparams import Hparam
-from lossy_mlflow.models import Autoencoder, Trainable, build_model, decode, decoder_of
+from lossy_mlflow.models import Autoencoder, Decoder, FeatureMap, Trainable, build_model, decode, decoder_of
+from lossy_mlflow.models.fields import whole_number
 from lossy_mlflow.training import (
     Settings,
     derived_seed,
@@ -42,9 +43,10 @@ def check_model(
 ) -> None:
     """Raises UsageError where the model isn't what training needs, LossyError where its own code fails; both say what it did.
 
-    On some of `images` (n, input_vector_length), on `device`, it tries a step of training, a validation, an encoding, and a
-    decoding of z. It tries them on a second model of the same builder: `model` and all random numbers stay as they were,
-    whatever a model keeps outside of its tensors. (A deep copy isn't one: what closes over the first would change the first.)
+    On some of `images` (n, input_vector_length, and a column of labels where it needs them), on `device`, it tries a step of
+    training, a validation, an encoding, and a decoding of z, or the features. It tries them on a second model of the same
+    builder: `model` and all random numbers stay as they were, whatever a model keeps outside of its tensors. (A deep copy isn't
+    one: what closes over the first would change the first.)
     """
     who = f"The model {tree.model_name!r}"
     check_parts(model, tree)
@@ -61,9 +63,14 @@ def check_model(
         other.eval()
         with torch.no_grad():
             _try_loss(who, other, batch, noise)
-            _try_decoder(who, other, tree, noise)
+            pictures = batch[:, : tree.dataset.input_vector_length]
+            part = decoder_of(other)
+            if isinstance(part, FeatureMap) and not isinstance(part, Decoder):
+                _try_features(who, part, pictures)
+            else:
+                _try_decoder(who, other, tree, noise)
             if isinstance(other, Autoencoder):
-                _try_encoder(who, other, tree, batch)
+                _try_encoder(who, other, tree, pictures)
     # Weights that come from elsewhere may do better than these.
     if not math.isfinite(loss) and not tree.load_checkpoint_name:
         larger = _larger_variance(tree)
@@ -93,6 +100,8 @@ def check_parts(model: nn.Module, tree: Hparam) -> None:
             f"{who} can't be trained: it has no loss(batch, generator).",
             f"Give it one that returns (loss, {{name: term}}). {_SEE}",
         )
+    if isinstance(decoder_of(model), Decoder):
+        whole_number(tree, "model_train.z_size")
     if tree.n_iwae_samples and not isinstance(model, Autoencoder):
         raise UsageError(
             f"{who} has no encode(x): its IWAE bound can't be had.",
@@ -195,6 +204,16 @@ def _try_decoder(who: str, model: nn.Module, tree: Hparam, noise: torch.Generato
     if not (x_logvar.numel() == 1 or x_logvar.shape == wanted[1:]) or not _is_real(x_logvar):
         raise _returned(
             does, f"as x_logvar {_shown(x_logvar)}", f"a float32 scalar, or one of shape {wanted[1:]}"
+        )
+
+
+def _try_features(who: str, model: FeatureMap, images: Tensor) -> None:
+    does = f"{who}: features(x), with x of shape {tuple(images.shape)},"
+    with explained_user_code(f"{does} fails"):
+        given: object = model.features(images)
+    if not isinstance(given, Tensor) or given.ndim != 2 or len(given) != len(images) or not _is_real(given):
+        raise _returned(
+            does, _shown(given), f"a float32 tensor of shape ({len(images)}, n): n features for each x"
         )
 
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from lossy_mlflow.errors import ConflictError, LossyError, UsageError
-from lossy_mlflow.hparams.registry import set_file, set_names
+from lossy_mlflow.hparams.registry import evaluates, get_hparams, set_file, set_names
 
 _LONGEST = 250  # MLflow's limit for the name of a run or model, with room to spare
 
@@ -49,13 +49,22 @@ def set_of_label(label: str) -> tuple[str, str] | None:
 
 
 def train_command(label: str) -> str | None:
-    """The command that trains `label`, as a shell takes it; None where no set that is known here gives that label."""
+    """The command that trains `label`, as a shell takes it; None where no set that is known here, and trains, gives it."""
     found = set_of_label(label)
-    if found is None:
+    if found is None or evaluates(get_hparams(found[0])):
         return None
     name, e_name = found
-    words = ["lossy", "train", name, *([f"--e-name={e_name}"] if e_name else [])]
-    file = set_file(name)
+    return _command("train", name, *([f"--e-name={e_name}"] if e_name else []))
+
+
+def evaluate_command(hparam_set: str) -> str | None:
+    """The command that carries out the evaluation `hparam_set`; None for one that a notebook has defined."""
+    return _command("evaluate", hparam_set)
+
+
+def _command(verb: str, hparam_set: str, *options: str) -> str | None:
+    words = ["lossy", verb, hparam_set, *options]
+    file = set_file(hparam_set)
     if file is None:
         return shlex.join(words)
     # A set that a notebook has defined is in no file that a command could be given.

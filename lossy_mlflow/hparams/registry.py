@@ -82,9 +82,21 @@ def get_hparams(name: str, overrides: Mapping[str, Value] | None = None) -> Hpar
 
 
 def set_names(dataset: str | None = None) -> list[str]:
-    """The names of all sets, sorted; with `dataset`, of those whose `dataset.name` it is."""
+    """The names of all sets, sorted; with `dataset`, of those whose data set it is (see `set_dataset`)."""
     _load_catalogue()
-    return sorted(name for name in _sets if dataset is None or _dataset_of(_build(name)) == dataset)
+    return sorted(name for name in _sets if dataset is None or set_dataset(_build(name)) == dataset)
+
+
+def evaluates(tree: Hparam) -> bool:
+    """Whether it is the tree of an evaluation: it says how, in `rd`, whose, in load_checkpoint_name; and no model."""
+    return tree.model_name is None and tree.model_train is None and isinstance(tree.rd, Hparam)
+
+
+def set_dataset(tree: Hparam) -> str | None:
+    """`dataset.name`; of an evaluation, that of the set whose decoder it names. None where it says none."""
+    if evaluates(tree) and tree.load_checkpoint_name in _sets:
+        tree = _build(tree.load_checkpoint_name)
+    return tree.dataset.name if isinstance(tree.dataset, Hparam) else None
 
 
 def set_summary(name: str) -> str:
@@ -120,10 +132,6 @@ def _build(name: str) -> Hparam:
             f"The hparam set {name!r} can't be built: {type(error).__name__}: {error}",
             f"Mend its function, in {_file(function)}",
         ) from error
-
-
-def _dataset_of(tree: Hparam) -> str | None:
-    return tree.dataset.name if isinstance(tree.dataset, Hparam) else None
 
 
 def _home(function: Callable[[], Hparam]) -> tuple[str, str]:

@@ -5,7 +5,15 @@ Importing this loads no torch, so that names can be listed and models registered
 
 from __future__ import annotations
 
-from lossy_mlflow.models.protocols import Autoencoder, Decoder, FeatureMap, Trainable, decode, decoder_of
+from lossy_mlflow.models.protocols import (
+    Autoencoder,
+    Decoder,
+    FeatureMap,
+    Trainable,
+    decode,
+    decoder_of,
+    needs_labels,
+)
 from lossy_mlflow.models.registry import (
     build_model,
     build_outline,
@@ -25,5 +33,6 @@ __all__ = [
     "decode",
     "decoder_of",
     "model_names",
+    "needs_labels",
     "register_model",
 ]

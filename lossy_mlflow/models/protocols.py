@@ -31,7 +31,7 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class Trainable(Protocol):
-    """A model that knows its own loss."""
+    """A model that knows its own loss. Where its attribute `needs_labels` is true, the last column of a batch is the labels."""
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """The mean loss over the batch, a scalar (for a VAE in nats per image), and means of its parts.
@@ -55,7 +55,7 @@ class Autoencoder(Protocol):
 
 @runtime_checkable
 class FeatureMap(Protocol):
-    """A network whose features measure distortion."""
+    """A network whose features measure distortion. It can be trained and registered as a decoder can."""
 
     def features(self, x: Tensor) -> Tensor:
         """(batch, n_features), differentiable in x."""
@@ -63,17 +63,22 @@ class FeatureMap(Protocol):
 
 
 def decoder_of(model: nn.Module) -> nn.Module:
-    """The part that is registered: `model.decoder` where there is one, else the model itself.
+    """The part that is registered: `model.decoder` where there is one, else the model itself, which may be a FeatureMap.
 
-    Raises UsageError where that part has no `decode(z)`.
+    Raises UsageError where that part has neither `decode(z)` nor `features(x)`.
     """
     decoder: nn.Module = getattr(model, "decoder", model)
-    if not isinstance(decoder, Decoder):
+    if not isinstance(decoder, Decoder | FeatureMap):
         raise UsageError(
             f"{type(model).__name__} has no decode(z), and no attribute `decoder` that has one.",
-            "Give it a method decode(z) -> (x_mean, x_logvar): see docs/models.md",
+            "Give it a method decode(z) -> (x_mean, x_logvar), or features(x): see docs/models.md",
         )
     return decoder
+
+
+def needs_labels(model: nn.Module) -> bool:
+    """Whether its loss wants each image's label: its attribute `needs_labels`."""
+    return bool(getattr(model, "needs_labels", False))
 
 
 def decode(decoder: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:

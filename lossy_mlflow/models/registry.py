@@ -25,18 +25,19 @@ _BUILT_IN = {
     "mlp_generator": "lossy_mlflow.models.generators",
     "dcgan_generator": "lossy_mlflow.models.generators",
     "aae_decoder": "lossy_mlflow.models.generators",
+    "cnn_classifier": "lossy_mlflow.models.cnn",
 }
 # Decoders alone, which have no loss: others have trained them.
 _COME_TRAINED = {"mlp_generator", "dcgan_generator", "aae_decoder"}
 # The fields of ours that say how large a model is.
-_SIZES = ("model_train.z_size", "model_train.hidden_sizes", "model_train.n_filters")
+_SIZES = ("model_train.z_size", "model_train.hidden_sizes", "model_train.n_filters", "model_train.channels")
 _registered: dict[str, Callable[[Hparam], nn.Module]] = {}
 
 
 def register_model(name: str) -> Callable[[BuilderT], BuilderT]:
     """Decorator: trees whose `model_name` is `name` are built by the function (or class) below.
 
-    It takes the tree and returns a torch.nn.Module: a `Trainable` with a `decoder`, or a `Decoder` itself.
+    It takes the tree and returns a torch.nn.Module: a `Trainable` with a `decoder`, or a `Decoder` or `FeatureMap` itself.
     Its weights are drawn from torch's global generator, which whoever builds it has seeded.
 
     Registering the same function again, as a notebook cell does, replaces it. Raises ConflictError where

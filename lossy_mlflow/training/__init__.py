@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lossy_mlflow.training.batches import Stopped
+from lossy_mlflow.training.batches import Stopped, with_labels
 from lossy_mlflow.training.iwae import iwae_bound
 from lossy_mlflow.training.loop import (
     EpochResult,
@@ -33,4 +33,5 @@ __all__ = [
     "state_tensors",
     "train_epochs",
     "validation_loss",
+    "with_labels",
 ]

@@ -28,6 +28,11 @@ def batches(
         yield images[part] if order is None else images.index_select(0, order[part])
 
 
+def with_labels(images: Tensor, labels: Tensor | None) -> Tensor:
+    """What a model's loss gets batches of: the images (n, length), with labels (n,) as one column more."""
+    return images if labels is None else torch.cat([images, labels.to(images).unsqueeze(1)], dim=1)
+
+
 def mean_over_images(means: Sequence[Tensor], batch_size: int, n_images: int) -> Tensor:
     """The mean over all images, from the mean of each batch (scalars on one device); float64.
 

@@ -61,6 +61,7 @@ def test_the_way_to_a_name_that_is_not_there_is_a_command_that_works(registered:
     for name, way in [
         ("vae10_digits", "Train it: lossy train vae10_digits "),
         ("icml_aae2_x", "Import it, from the published archive: "),
+        ("icml_vae2_rd_rerun", "icml_vae2_rd_rerun is an evaluation: load what it evaluates, icml_vae2_rd "),
         ("vae10_digits_my try", "Train it: lossy train vae10_digits '--e-name=my try' "),
         ("vae2_digit", "See what there is: lossy checkpoints "),
         ("nothing", "See what there is: lossy checkpoints "),

@@ -76,16 +76,25 @@ def test_resolving_and_promoting_load_no_torch(here: object) -> None:
     assert done.stdout == "False\n"
 
 
-def test_the_shell_completes_the_names_of_sets() -> None:
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("lossy train dcvae100_m", ["dcvae100_mnist"]),
+        ("lossy train icml_vae2", ["icml_vae2_rd"]),
+        ("lossy evaluate icml_vae2", ["icml_vae2_rd", "icml_vae2_rd_rerun"]),
+        ("lossy hparams show vae2_rd_b", ["vae2_rd_baseline_icml"]),
+    ],
+)
+def test_the_shell_completes_the_names_of_sets(words: str, completed: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lossy_mlflow"],
         env={
             "_LOSSY_COMPLETE": "bash_complete",
-            "COMP_WORDS": "lossy train dcvae100_m",
-            "COMP_CWORD": "2",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
             "PATH": "/usr/bin:/bin",
         },
         capture_output=True,
         text=True,
     )
-    assert done.stdout == "plain,dcvae100_mnist\n"
+    assert done.stdout.split() == [f"plain,{name}" for name in completed]

@@ -72,3 +72,13 @@ def test_a_flipped_byte_is_found(tmp_path, monkeypatch):
         file.write(b"\x01")
     with pytest.raises(UnreachableError, match="t10k-images-idx3-ubyte is damaged"):
         load_splits("mnist", tmp_path, 6)
+
+
+def test_labels_are_those_of_torchvision_and_leave_the_images_as_they_are(splits):
+    from torchvision.datasets import MNIST
+
+    labelled = load_splits("mnist", ROOT, 6, labels=True)
+    assert labelled.digest == splits.digest
+    assert torch.equal(labelled.test_labels, MNIST(str(ROOT), train=False).targets)
+    ours = torch.bincount(torch.cat([labelled.train_labels, labelled.val_labels]))
+    assert torch.equal(ours, torch.bincount(MNIST(str(ROOT), train=True).targets))

@@ -160,3 +160,29 @@ def test_unknown_data_set_is_said(tmp_path):
 def test_seed_out_of_range_is_said(tmp_path, seed):
     with pytest.raises(UsageError, match=f"random_seed is {seed}"):
         load_splits("digits", tmp_path, seed)
+
+
+def test_labels_are_those_of_their_images(tmp_path):
+    from sklearn.datasets import load_digits
+
+    theirs = load_digits()
+    label_of = {tuple(image): int(label) for image, label in zip(theirs.data, theirs.target, strict=True)}
+    for train in (True, False):
+        splits = load_splits("digits", tmp_path, 6, train, labels=True)
+        assert splits.digest == load_splits("digits", tmp_path, 6, train).digest
+        for part in ("train", "val", "test"):
+            images, labels = getattr(splits, part), getattr(splits, f"{part}_labels")
+            assert labels.dtype == torch.int64
+            assert labels.tolist() == [label_of[tuple(image)] for image in (images * 16).tolist()]
+
+
+def test_labels_are_read_only_where_they_are_asked_for(tmp_path):
+    splits = load_splits("digits", tmp_path, 6)
+    assert (splits.train_labels, splits.val_labels, splits.test_labels) == (None, None, None)
+
+
+def test_labels_come_from_the_images_files_where_these_hold_them(one_tar, tmp_path):
+    splits = load_dataset(one_tar.dataset, tmp_path, 6, True, None, labels=True)
+    assert splits.digest == load_dataset(one_tar.dataset, tmp_path, 6, True, None).digest
+    assert splits.test_labels.tolist() == [2] * 30
+    assert sorted([*splits.train_labels.tolist(), *splits.val_labels.tolist()]) == [0] * 30 + [1] * 30

@@ -145,6 +145,7 @@ def test_names_can_be_listed_and_registered_without_torch():
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         "aae_decoder",
+        "cnn_classifier",
         "dcgan_generator",
         "dcgan_vae",
         "deep_vae",

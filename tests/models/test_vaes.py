@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from lossy_mlflow.errors import UsageError
-from lossy_mlflow.hparams import Hparam, get_hparams, set_names
+from lossy_mlflow.hparams import Hparam, evaluates, get_hparams, set_names
 from lossy_mlflow.models import build_model, decoder_of
 
 IMAGES = [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 28, 28), (1, 32, 32), (3, 32, 32)]
@@ -129,6 +129,8 @@ def test_every_set_of_the_catalogue_can_be_built():
     for name in set_names():
         small = {"model_train.n_filters": 2, "model_train.hidden_sizes": [4]}
         tree = get_hparams(name)
+        if evaluates(tree):
+            continue
         fields = {
             key: value for key, value in small.items() if getattr(tree.model_train, key[12:]) is not None
         }

@@ -6,6 +6,10 @@ from lossy_mlflow.hparams.catalogue.parts import dcgan_vae, deep_vae, images, li
 from lossy_mlflow.hparams.registry import part, register_hparams
 from lossy_mlflow.hparams.tree import Hparam
 
+# Their 17 grey levels are 1/16 apart. At a larger beta the noise that it stands for, of variance 1/(2 beta), is below the
+# rounding to these: to describe an image still better is no compression.
+_MAX_BETA = 1000.0
+
 
 @part
 def on_digits(tree: Hparam) -> Hparam:
@@ -16,6 +20,7 @@ def on_digits(tree: Hparam) -> Hparam:
     tree.model_train.batch_size = 50
     tree.model_train.epochs = 80  # with more, the deep VAEs learn 1200 images by heart
     tree.checkpointing_freq = tree.start_checkpointing = 20
+    tree.rd.max_beta = _MAX_BETA
     return tree
 
 
@@ -60,6 +65,7 @@ def vae100_digits() -> Hparam:
     tree = on_digits(small_deep_vae())
     tree.model_train.z_size = 100
     tree.rd = z100_rd()
+    tree.rd.max_beta = _MAX_BETA
     return tree
 
 
