@@ -48,8 +48,8 @@ def plot(
 ) -> PlotResult:
     """Draw the latest finished evaluation of each label into `file`: .pdf, .png or .svg, written over; else curves.png.
 
-    `log`: the rate on a logarithmic axis alone. `quick`: one that was made with --quick may be it. Raises UsageError for another kind
-    of file and for an axis with nothing on it; else as `latest_evaluations` does.
+    `log`: the rate on a logarithmic axis alone. `quick`: one that was made with --quick may be it. Raises UsageError for another
+    kind of file and for an axis with nothing on it; else as `latest_evaluations` does.
     """
     from lossy_mlflow.plots.curves import FORMATS, figure_bytes, rd_figure
     from lossy_mlflow.tracking.connection import connect, explained
