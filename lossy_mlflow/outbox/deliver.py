@@ -14,7 +14,6 @@ from lossy_mlflow.outbox.api import Api, MissingError, WaitingError
 from lossy_mlflow.outbox.calls import CallRunner
 from lossy_mlflow.outbox.destination import Destination
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.kept import tells_of_itself
 from lossy_mlflow.outbox.records import Record, fold
 from lossy_mlflow.outbox.start import something_waits
 from lossy_mlflow.outbox.upload import send_file
@@ -64,11 +63,7 @@ class RunDelivery:
                 return False  # somebody has deleted a run that is delivered: that is no fault
             self._to.note(str(error))
             raise
-        try:
-            left = self._carry_out_calls()
-        except MissingError as error:
-            self._to.forget()
-            raise WaitingError(f"the server doesn't know it any more: {error}") from error
+        left = self._carry_out_calls()
         self._to.note(self._call_error)
         return left
 
@@ -152,9 +147,6 @@ class RunDelivery:
                 record, to = group[0].record, group[0].to
                 if not to:
                     send_values(self._to, record.kind, [item.record.content for item in group])
-                    # A file is sent after this, and marked then.
-                    if not tells_of_itself(record.kind) and record.kind != "artifact":
-                        self._to.mark()
                 elif record.kind != "artifact":
                     self._divert(group)
                 for item in group:
@@ -172,7 +164,6 @@ class RunDelivery:
                     self._divert([item])
                 elif is_file and newest[item.record.content["path"]] is item.record.content:
                     send_file(self._to, item.record.content)
-                    self._to.mark()
                 self._to.delivered.file_offsets[item.segment] = item.end
                 if is_file:
                     self._to.save()
@@ -223,7 +214,6 @@ class RunDelivery:
             return False
         done, error = self._calls.poll(names, self._to.run().run_id)
         if done:
-            self._to.mark()
             self._to.delivered.calls += done
             self._to.save()
         if done or error:

@@ -9,7 +9,7 @@ from typing import Any
 from lossy_mlflow.outbox.api import Api, MissingError
 from lossy_mlflow.outbox.fences import Fence, destination, judge
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.kept import has_lost, mark
+from lossy_mlflow.outbox.kept import has_lost
 from lossy_mlflow.outbox.target import (
     Target,
     experiment_id_of,
@@ -71,11 +71,6 @@ class Destination:
         self._run = None
         self.save()
         return False
-
-    def mark(self) -> None:
-        """After what neither metrics nor params tell of, and before that is noted as delivered. Raises as `kept.mark` does."""
-        self.run()
-        mark(self.api, self.delivered)
 
     def check_is_active(self) -> None:
         """A deleted run refuses whatever it is given: that is not the values' fault. Raises WaitingError."""

@@ -55,8 +55,7 @@ class Delivered:
     """How far a server has a run. `offsets` and `file_offsets`: by segment, the bytes whose values, or files, it has or refused.
 
     `calls`: the names of the deferred calls that were carried out. `verdicts`: whose the run is, see `fences`. `error`: why the
-    rest waits, '' where nothing is in the way. `marker`, `marked`: this outbox's own name, and the mark that the server has
-    acknowledged last, see `kept`; 0: none.
+    rest waits, '' where nothing is in the way.
     """
 
     uri: str
@@ -67,8 +66,6 @@ class Delivered:
     verdicts: dict[str, str] = field(default_factory=dict)
     refused: int = 0
     error: str = ""
-    marker: str = ""
-    marked: int = 0
 
     def reached(self, segment: str) -> int:
         """The offset up to which the server has both the values and the files of a segment."""
@@ -77,11 +74,11 @@ class Delivered:
     def forget(self) -> None:
         """The server has nothing of it: all is to be sent again."""
         self.server_run_id, self.offsets, self.file_offsets = "", {}, {}
-        self.calls, self.verdicts, self.marked = [], {}, 0
+        self.calls, self.verdicts = [], {}
 
     def send_again(self) -> None:
         """The server has the run, and not all of it: all is to be sent again, to the same one."""
-        self.offsets, self.file_offsets, self.calls, self.marked = {}, {}, [], 0
+        self.offsets, self.file_offsets, self.calls = {}, {}, []
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,44 +1,23 @@
 """Whether a server still has what it has acknowledged of a run: one that was restored from a backup has forgotten the newest.
 
-Metrics and params tell: only the run's own programs write them, and nothing takes one away. Of all else (tags, states, files,
-deferred calls) others may change what is there: after each that is through, delivery sets a tag of the run to the time, and a
-server whose tag says less has forgotten it. It is noted as delivered after the tag: what a kill cuts off is sent again.
+Metrics and params tell: only the run's own programs write them, and nothing takes one away. Tags and states are others' too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
-import time
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lossy_mlflow.outbox.api import Api, MissingError, RefusedError
+from lossy_mlflow.outbox.api import Api, MissingError
 from lossy_mlflow.outbox.fences import destination
 from lossy_mlflow.outbox.folder import Delivered, RunFolder
-from lossy_mlflow.outbox.records import Kind, Record
-from lossy_mlflow.outbox.target import MARK_TAG, data_of_run
+from lossy_mlflow.outbox.records import Record
+from lossy_mlflow.outbox.target import data_of_run
 
 _READ_BYTES = 4_000_000
-
-
-def tells_of_itself(kind: Kind) -> bool:
-    """Whether a server that has lost such a record shows it without a mark, or nothing can be lost with it."""
-    return kind in ("metrics", "params", "closed")
-
-
-def mark(api: Api, delivered: Delivered) -> None:
-    """Set the tag that says that all that was sent so far has come through. Raises WaitingError and MissingError."""
-    delivered.marker = delivered.marker or uuid.uuid4().hex[:8]
-    newest = max(delivered.marked + 1, int(time.time() * 1000))
-    tag = {"key": f"{MARK_TAG}{delivered.marker}", "value": str(newest)}
-    # Where nothing can be said into the run, less is noticed.
-    with contextlib.suppress(RefusedError):
-        api.post("runs/set-tag", {"run_id": delivered.server_run_id, **tag})
-        delivered.marked = newest
 
 
 @dataclass(slots=True)
@@ -82,14 +61,7 @@ def has_lost(api: Api, folder: RunFolder, delivered: Delivered) -> bool:
         data = data_of_run(api, delivered.server_run_id)
     except MissingError:
         return True
-    return _mark_in(data, delivered) < delivered.marked or not acknowledged(folder, delivered).is_in(data)
-
-
-def _mark_in(data: Mapping[str, Any], delivered: Delivered) -> int:
-    name = f"{MARK_TAG}{delivered.marker}"
-    found = next((str(tag["value"]) for tag in data.get("tags", []) if tag["key"] == name), "")
-    # Anybody may write a tag.
-    return int(found) if re.fullmatch(r"[0-9]{1,18}", found) else 0
+    return not acknowledged(folder, delivered).is_in(data)
 
 
 def acknowledged(folder: RunFolder, delivered: Delivered) -> Acknowledged:

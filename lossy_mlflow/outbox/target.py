@@ -10,8 +10,6 @@ from lossy_mlflow.outbox.api import Api, ExistsError, MissingError, WaitingError
 
 # A run's key, as a tag of the run: the server's own id can't be chosen, and is another one on a restored server.
 KEY_TAG = "lossy.outbox_key"
-# The names of the tags that say how far delivery has come, one for each outbox that logs into the run: see `kept`.
-MARK_TAG = "lossy.outbox_delivered."
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +78,7 @@ def superseded_definition(api: Api, target: Target, definition: Mapping[str, Any
     """
     found = _run(api, target.run_id)
     info = found["info"]
-    tags = {key: value for key, value in _tags(found).items() if not _is_of_delivery(key)}
-    tags["same_as"] = target.run_id
+    tags = {key: value for key, value in _tags(found).items() if key != KEY_TAG} | {"same_as": target.run_id}
     known = {key: definition[key] for key in ("experiment_name",) if key in definition}
     return known | {
         "experiment_id": target.experiment_id,
@@ -136,10 +133,6 @@ def find_or_create_run(api: Api, key: str, experiment_id: str, definition: Mappi
 def _run(api: Api, run_id: str) -> dict[str, Any]:
     found: dict[str, Any] = api.get("runs/get", {"run_id": run_id})["run"]
     return found
-
-
-def _is_of_delivery(key: str) -> bool:
-    return key == KEY_TAG or key.startswith(MARK_TAG)
 
 
 def _tags(run: Mapping[str, Any]) -> dict[str, str]:

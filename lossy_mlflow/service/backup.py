@@ -16,7 +16,7 @@ from lossy_mlflow.errors import ConflictError, NotFoundError
 from lossy_mlflow.service.alone import alone
 from lossy_mlflow.service.archive import Archive, Backup, Counted, Known, UnreadableError, object_path
 from lossy_mlflow.service.database import TRACKING_VERSIONS, USERS_VERSIONS, revision_of
-from lossy_mlflow.service.dumps import dumped, kind_of
+from lossy_mlflow.service.dumps import dumped, kind_of, postgres_client
 from lossy_mlflow.service.files import THREADS, ChangedError, FilePlace, StoredFile, file_place
 from lossy_mlflow.service.manifest import (
     Digest,
@@ -28,7 +28,6 @@ from lossy_mlflow.service.manifest import (
     encode_source,
 )
 from lossy_mlflow.service.outside import Outside, outside
-from lossy_mlflow.service.postgres import check_can_dump, postgres_client
 from lossy_mlflow.service.stores import Stores
 from lossy_mlflow.tracking.connection import sqlite_file
 
@@ -84,9 +83,6 @@ def back_up(
     archive = Archive(target)
     archive.check(may_be_new=True)
     _check_apart(stores, target)
-    for uri in stores.databases.values():
-        if not sqlite_file(uri):
-            check_can_dump(uri)
     known = Known()
     try:
         with nullcontext() if dry_run else alone(stores, "backup"):

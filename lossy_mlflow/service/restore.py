@@ -21,7 +21,6 @@ from lossy_mlflow.service.archive import Archive, DamagedError, Known, digest_of
 from lossy_mlflow.service.dumps import forget_restore, kind_of, put_back, restored_from, rows_in
 from lossy_mlflow.service.files import THREADS, file_place
 from lossy_mlflow.service.manifest import Entry, Manifest
-from lossy_mlflow.service.postgres import check_can_load, check_readable
 from lossy_mlflow.service.stores import Stores
 from lossy_mlflow.tracking.connection import sqlite_file, without_password
 
@@ -204,7 +203,6 @@ class _Work:
         self._check_objects()
         with tempfile.TemporaryDirectory() as folder, self._explained(folder):
             dumps = {holds: self._fetched(holds, Path(folder)) for holds in self._manifest.dumps}
-            self._check_dumps(dumps)
             if dry_run:
                 self._each(self._verify)
             elif not self._is_restored("tracking"):
@@ -288,14 +286,6 @@ class _Work:
         ):
             shutil.copyfileobj(source, copy, 1 << 20)
         return folder / dump.file
-
-    def _check_dumps(self, dumps: dict[str, Path]) -> None:
-        """Whether PostgreSQL's programs of this machine can bring them into the databases: known before a file is written."""
-        for holds, dump in dumps.items():
-            uri = self._stores.databases[holds]
-            if not sqlite_file(uri):
-                check_can_load(uri)
-                check_readable(dump, uri)
 
     @contextmanager
     def _explained(self, folder: str) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +20,7 @@ import psutil
 
 from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.service.alone import alone
-from lossy_mlflow.service.backup import BackedUp, back_up
+from lossy_mlflow.service.backup import back_up
 from lossy_mlflow.service.database import (
     TRACKING_VERSIONS,
     USERS_VERSIONS,
@@ -29,13 +29,7 @@ from lossy_mlflow.service.database import (
     knows_revision,
     revision_of,
 )
-from lossy_mlflow.service.dumps import dumped, put_back, write_private
-from lossy_mlflow.service.postgres import (
-    check_can_dump,
-    check_can_load,
-    check_nothing_is_built_on,
-    postgres_client,
-)
+from lossy_mlflow.service.dumps import dumped, postgres_client, put_back
 from lossy_mlflow.service.stores import Stores
 from lossy_mlflow.tracking.connection import sqlite_file, without_password
 
@@ -104,10 +98,9 @@ def upgrade(stores: Stores, say: Say, to_backup: str | None = None) -> Upgraded:
         return Upgraded([], _revisions(stores), "", importlib.metadata.version("mlflow"))
     for step in steps:
         _check_unused(step.uri)
-    _check_way_back(stores)
     if to_backup:
         say(f"Backing up {stores} to {to_backup} ...")
-        _check_whole(back_up(stores, to_backup), say)
+        back_up(stores, to_backup)
     with alone(stores, "upgrade"):
         for step in steps:
             _check_unused(step.uri)
@@ -126,30 +119,6 @@ def upgrade(stores: Stores, say: Say, to_backup: str | None = None) -> Upgraded:
     )
 
 
-def _check_whole(done: BackedUp, say: Say) -> None:
-    """Raises LossyError where the backup lacks files that are there."""
-    if done.unreadable:
-        raise LossyError(
-            f"The backup {done.name} lacks {len(done.unreadable)} files that can't be read, first {done.unreadable[0]}. Nothing was"
-            " changed.",
-            "Start this as the user that the server runs as.",
-        )
-    if done.elsewhere:
-        say(
-            f"That backup has no files of {len(done.elsewhere)} addresses on other stores, first"
-            f" {without_password(done.elsewhere[0])}."
-        )
-
-
-def _check_way_back(stores: Stores) -> None:
-    """Whether what is dumped now could be put back: raises ConflictError before anything is begun."""
-    for uri in stores.databases.values():
-        if not sqlite_file(uri):
-            check_can_dump(uri)
-            check_can_load(uri)
-            check_nothing_is_built_on(uri)
-
-
 def _revisions(stores: Stores) -> dict[str, str]:
     found = {"tracking": revision_of(stores.database), "users": revision_of(stores.users, USERS_VERSIONS)}
     return {holds: revision for holds, revision in found.items() if revision}
@@ -157,8 +126,10 @@ def _revisions(stores: Stores) -> dict[str, str]:
 
 def _dump(uri: str, file: Path, say: Say) -> Path:
     say(f"Copying {without_password(uri)} to {file} ...")
-    with _explained(file), dumped(uri) as stream:
-        write_private(file, stream)
+    with _explained(file), dumped(uri) as stream, file.open("wb") as copy:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+        copy.flush()
+        os.fsync(copy.fileno())
     return file
 
 
@@ -182,18 +153,17 @@ def _upgrade_database(uri: str, steps: list[Step], dump: Path, say: Say) -> None
             if _is_untouched(steps):
                 say("The database has taken back what was begun: it is as it was.")
             else:
-                _put_back(uri, dump, say)
+                say(f"Putting {without_password(uri)} back from {dump} ...")
+                put_back(uri, dump)
             raise
         return
-    file = file.resolve()
     copy = file.with_name(f"{file.name}.lossy-upgrade")
     try:
         # Held until the new one is in its place: what others would write meanwhile would be lost.
         with closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as held:
             held.execute("begin immediate")
-            copy.unlink(missing_ok=True)
-            with _explained(copy), dumped(uri) as source:
-                write_private(copy, source)
+            with _explained(copy), dumped(uri) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
             _migrate(f"sqlite:///{quote(str(copy))}", steps, say)
             put_back(uri, copy)
     except sqlite3.Error as error:
@@ -212,26 +182,8 @@ def _put_back_others(steps: list[Step], dumps: dict[str, Path], say: Say) -> Non
     """Where one database failed, one that was upgraded before it goes back as well: users and runs are of one MLflow."""
     for uri in {step.uri for step in steps}:
         if not _is_untouched([step for step in steps if step.uri == uri]):
-            _put_back(uri, dumps[uri], say)
-
-
-def _put_back(uri: str, dump: Path, say: Say) -> None:
-    shown = without_password(uri)
-    say(f"Putting {shown} back from {dump} ...")
-    try:
-        put_back(uri, dump)
-    except LossyError as error:
-        if file := sqlite_file(uri):
-            way = f"cp {shlex.quote(str(dump))} {shlex.quote(str(file))}"
-        else:
-            way = (
-                f"createdb ... && pg_restore --exit-on-error -d postgresql://.../NEW {shlex.quote(str(dump))}    into an empty"
-                " database, and name that to the server"
-            )
-        raise LossyError(
-            f"The upgrade failed, and {shown} couldn't be put back: {error.what} As it was before, it lies in {dump}.",
-            way,
-        ) from error
+            say(f"Putting {without_password(uri)} back from {dumps[uri]} ...")
+            put_back(uri, dumps[uri])
 
 
 def _is_untouched(steps: list[Step]) -> bool:
