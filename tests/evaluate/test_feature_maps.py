@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import Workplace
 
-FEW = ("--quick", "--set", "rd.n_betas=6", "--set", "rd.anneal_steps=100", "--set", "rd.max_beta=1.0")
+SMALL = {"n_betas": 6, "anneal_steps": 100, "max_beta": 1.0, "batch_size": 8, "n_chains": 4, "gap_images": 6}
+FEW = ("--quick", *(f"--set=rd.{key}={value}" for key, value in SMALL.items()))
 BY_FEATURES = ("--set", "rd.target=features", "--set", "rd.feature_map=cnn_digits")
 TRAINED = ("--set", "model_train.epochs=8", "--set", "checkpointing_freq=8")
 
