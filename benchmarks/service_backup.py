@@ -25,8 +25,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lossy_mlflow.service.postgres import postgres_client
-
 from lossy_mlflow.service.backup import back_up
 from lossy_mlflow.service.dumps import postgres_client
 from lossy_mlflow.service.files import THREADS, FilePlace, file_place
