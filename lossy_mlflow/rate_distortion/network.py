@@ -5,6 +5,7 @@ A fully connected network has these written out, which costs little more than it
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -168,8 +169,11 @@ class ByAutograd:
     def jacobian(self, z: Tensor) -> Tensor:
         # A column a time: memory stays that of a batch, and no function need know of vmap.
         columns = []
-        for index in range(self.z_size):
-            tangent = torch.zeros_like(z)
-            tangent[:, index] = 1
-            columns.append(torch.func.jvp(self._forward, (z,), (tangent,))[1].detach())
+        with warnings.catch_warnings():
+            # Torch's own, of what it uses itself.
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+            for index in range(self.z_size):
+                tangent = torch.zeros_like(z)
+                tangent[:, index] = 1
+                columns.append(torch.func.jvp(self._forward, (z,), (tangent,))[1].detach())
         return torch.stack(columns, dim=2)
