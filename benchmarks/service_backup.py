@@ -26,8 +26,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lossy_mlflow.service.backup import back_up
-from lossy_mlflow.service.dumps import postgres_client
 from lossy_mlflow.service.files import THREADS, FilePlace, file_place
+from lossy_mlflow.service.postgres import postgres_client
 from lossy_mlflow.service.stores import Stores
 from tests.services.postgres import start_postgres
 from tests.services.seaweedfs import BUCKET, start_seaweedfs

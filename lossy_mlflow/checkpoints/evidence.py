@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lossy_mlflow.checkpoints.lookup import is_only_imported
 from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.hparams import train_command
 from lossy_mlflow.tracking.tags import number, whole_number
@@ -91,6 +90,9 @@ def refuse_without_evidence(version: ModelVersion, evidence: Evidence) -> None:
     missing = [what for what, is_there in there.items() if not is_there]
     if not missing:
         return
+    # It loads mlflow, which lossy check does without.
+    from lossy_mlflow.checkpoints.lookup import is_only_imported
+
     as_it_is = "promote it as it is, without --require-evidence"
     command = train_command(version.name) or "lossy train HPARAM_SET"
     training = f"A training writes both: {command}    or "

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lossy_mlflow.service.repair import Mended
 
 _SHOWN = 20
+_YOUNGEST_S = 3600.0
 
 
 @click.command(epilog="Example: lossy check --deep --backend-store-uri postgresql://mlflow@HOST/mlflow")
@@ -48,7 +49,7 @@ def check(
     missing or damaged, an alias to nowhere, a version half made or about to lose its files), 0 for what only takes room.
 
     --repair removes aliases to nowhere, ends dead runs, takes out of the bin what versions need, and frees what nothing refers
-    to. It refuses while a backup is at work. Stopped half way, it is finished by the same command.
+    to, if it is an hour old at least. It refuses while a backup is at work. Stopped half way, it is finished by the same command.
     """
     from lossy_mlflow.service.check import check as look
     from lossy_mlflow.service.repair import repair as mend
@@ -56,6 +57,11 @@ def check(
 
     if yes and not repair:
         raise UsageError("--yes answers the question of --repair.", "lossy check --repair --yes")
+    if repair and older_than < _YOUNGEST_S:
+        raise UsageError(
+            "--repair frees nothing that is younger than an hour: what is being uploaded now has no version yet.",
+            "lossy check --repair --older-than 1h",
+        )
     stores = named_stores(backend_store_uri, artifacts_destination)
     with bytes_bar() as progress:
         report = look(stores, deep=deep, older_than_s=older_than, progress=progress)

@@ -6,6 +6,7 @@ twice, and a tag's or state's newest word comes last. So progress is noted after
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ class RunDelivery:
         self._settled = True
         if moved:
             self._deliver(last=False)
+        self._to.tell_progress()
 
     # Values and files
 
@@ -168,6 +170,8 @@ class RunDelivery:
                 if is_file:
                     self._to.save()
             self._to.save()
+            if files:
+                self._to.tell_progress()
 
     def _undelivered(self, offsets: dict[str, int], *, count_damaged: bool) -> list[_Item]:
         """The next records behind `offsets` of all segments, in the order of their times."""
@@ -216,6 +220,9 @@ class RunDelivery:
         if done:
             self._to.delivered.calls += done
             self._to.save()
+            # A run that is gone by now is made again when the rest is delivered.
+            with contextlib.suppress(MissingError):
+                self._to.tell_progress()
         if done or error:
             self._call_error = error
         return len(done) < len(names)

@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from lossy_mlflow.outbox.api import Api, MissingError
+from lossy_mlflow.outbox.api import Api, MissingError, RefusedError
 from lossy_mlflow.outbox.fences import Fence, destination, judge
 from lossy_mlflow.outbox.folder import RunFolder, ServerFolder
-from lossy_mlflow.outbox.kept import has_lost
+from lossy_mlflow.outbox.kept import has_lost, progress_in
 from lossy_mlflow.outbox.target import (
+    PROGRESS_TAG,
     Target,
     experiment_id_of,
     find_or_create_run,
@@ -104,6 +105,21 @@ class Destination:
         if parent.key == self.folder.key or not (parent.path / "run.json").exists():
             return run_id
         return Destination(self._server, parent, self.api, self.uri).run().run_id
+
+    def tell_progress(self) -> None:
+        """Have a tag of the run say how far it is delivered, where that is news. Raises WaitingError and MissingError."""
+        progress, run_id = self.delivered.progress, self.run().run_id
+        if progress <= self.delivered.told:
+            return
+        try:
+            # Of two senders of copies of a folder the one that is behind must not come last.
+            if progress > progress_in(tags_of_run(self.api, run_id)):
+                self.api.post("runs/set-tag", {"run_id": run_id, "key": PROGRESS_TAG, "value": str(progress)})
+        except RefusedError:
+            self.check_is_active()
+            return
+        self.delivered.told = progress
+        self.save()
 
     # What belongs to another run
 

@@ -54,8 +54,8 @@ _SAFE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 class Delivered:
     """How far a server has a run. `offsets` and `file_offsets`: by segment, the bytes whose values, or files, it has or refused.
 
-    `calls`: the names of the deferred calls that were carried out. `verdicts`: whose the run is, see `fences`. `error`: why the
-    rest waits, '' where nothing is in the way.
+    `calls`: the names of the deferred calls that were carried out. `told`: the `progress` that a tag of the run tells of.
+    `verdicts`: whose the run is, see `fences`. `error`: why the rest waits, '' where nothing is in the way.
     """
 
     uri: str
@@ -63,9 +63,15 @@ class Delivered:
     offsets: dict[str, int] = field(default_factory=dict)
     file_offsets: dict[str, int] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    told: int = 0
     verdicts: dict[str, str] = field(default_factory=dict)
     refused: int = 0
     error: str = ""
+
+    @property
+    def progress(self) -> int:
+        """A number that grows with whatever is delivered, and is the same for all who deliver the same."""
+        return sum(self.offsets.values()) + sum(self.file_offsets.values()) + len(self.calls)
 
     def reached(self, segment: str) -> int:
         """The offset up to which the server has both the values and the files of a segment."""
@@ -74,11 +80,11 @@ class Delivered:
     def forget(self) -> None:
         """The server has nothing of it: all is to be sent again."""
         self.server_run_id, self.offsets, self.file_offsets = "", {}, {}
-        self.calls, self.verdicts = [], {}
+        self.calls, self.told, self.verdicts = [], 0, {}
 
     def send_again(self) -> None:
         """The server has the run, and not all of it: all is to be sent again, to the same one."""
-        self.offsets, self.file_offsets, self.calls = {}, {}, []
+        self.offsets, self.file_offsets, self.calls, self.told = {}, {}, [], 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Whether a server still has what it has acknowledged of a run: one that was restored from a backup has forgotten the newest.
 
-Metrics and params tell: only the run's own programs write them, and nothing takes one away. Tags and states are others' too.
+Metrics and params tell: only the run's own programs write them, and nothing takes one away. Tags and states are others' too. Of
+files, deferred calls and the run's end one tag tells, which delivery writes after them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lossy_mlflow.outbox.api import Api, MissingError
 from lossy_mlflow.outbox.fences import destination
 from lossy_mlflow.outbox.folder import Delivered, RunFolder
 from lossy_mlflow.outbox.records import Record
-from lossy_mlflow.outbox.target import data_of_run
+from lossy_mlflow.outbox.target import PROGRESS_TAG, data_of_run
 
 _READ_BYTES = 4_000_000
 
@@ -61,7 +62,14 @@ def has_lost(api: Api, folder: RunFolder, delivered: Delivered) -> bool:
         data = data_of_run(api, delivered.server_run_id)
     except MissingError:
         return True
-    return not acknowledged(folder, delivered).is_in(data)
+    tags = {str(tag["key"]): str(tag["value"]) for tag in data.get("tags", [])}
+    return progress_in(tags) < delivered.told or not acknowledged(folder, delivered).is_in(data)
+
+
+def progress_in(tags: Mapping[str, str]) -> int:
+    """How far delivery has come, as the tags of a run on the server tell; 0 where they don't."""
+    told = tags.get(PROGRESS_TAG, "")
+    return int(told) if told.isdecimal() else 0
 
 
 def acknowledged(folder: RunFolder, delivered: Delivered) -> Acknowledged:

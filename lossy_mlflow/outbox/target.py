@@ -10,6 +10,9 @@ from lossy_mlflow.outbox.api import Api, ExistsError, MissingError, WaitingError
 
 # A run's key, as a tag of the run: the server's own id can't be chosen, and is another one on a restored server.
 KEY_TAG = "lossy.outbox_key"
+# How far delivery has come, as a tag of the run: what metrics and params don't tell of, files, deferred calls and the end.
+PROGRESS_TAG = "lossy.outbox_delivered"
+_OWN_TAGS = (KEY_TAG, PROGRESS_TAG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,9 @@ def superseded_definition(api: Api, target: Target, definition: Mapping[str, Any
     """
     found = _run(api, target.run_id)
     info = found["info"]
-    tags = {key: value for key, value in _tags(found).items() if key != KEY_TAG} | {"same_as": target.run_id}
+    tags = {key: value for key, value in _tags(found).items() if key not in _OWN_TAGS} | {
+        "same_as": target.run_id
+    }
     known = {key: definition[key] for key in ("experiment_name",) if key in definition}
     return known | {
         "experiment_id": target.experiment_id,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.service.database import engine_of
 from lossy_mlflow.service.stores import Stores
 from lossy_mlflow.tracking.connection import sqlite_file
@@ -35,6 +35,7 @@ def _file_locked(database: Path, who: str) -> Iterator[None]:
     import filelock
 
     # Beside the database, for every program that sees that. It stays: who waits at a file that goes would wait for nothing.
+    database = database.resolve()
     lock = filelock.FileLock(database.with_name(f"{database.name}.lossy-lock"))
     holder = database.with_name(f"{database.name}.lossy-lock-holder")
     try:
@@ -44,11 +45,17 @@ def _file_locked(database: Path, who: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             name = holder.read_text()
         raise _at_work(name) from None
+    except OSError as error:
+        raise _no_lock(database, error) from error
     try:
-        holder.write_text(who)
+        try:
+            holder.write_text(who)
+        except OSError as error:
+            raise _no_lock(database, error) from error
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -73,6 +80,13 @@ def _database_locked(uri: str, who: str) -> Iterator[None]:
             ).scalar()
             raise _at_work(holder or "another program")
         yield
+
+
+def _no_lock(database: Path, error: OSError) -> LossyError:
+    return LossyError(
+        f"{error.filename or database} can't be written: {error.strerror}. It keeps others from {database} meanwhile.",
+        "Start this as the user that the server runs as.",
+    )
 
 
 def _at_work(who: str) -> ConflictError:

@@ -1,6 +1,6 @@
 """A place of backups: what lies where in it, which backups there are, and what is known of the files that they hold.
 
-lossy-backups.json                  the place's format
+lossy-backups.json                  the place's format, and the server whose backups these are
 objects/ab/SHA256                   a file's content, once for all backups
 backups/TIME/source.json            what is backed up: written first
 backups/TIME/tracking.dump          the database; users.dump, if those have one of their own
@@ -11,12 +11,11 @@ backups/TIME/complete.json          written last: without it the backup was cut 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import io
-import json
 import sqlite3
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,15 +24,15 @@ from typing import BinaryIO, cast
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError
 from lossy_mlflow.service.files import FilePlace, file_place
 from lossy_mlflow.service.manifest import (
-    FORMAT,
     Digest,
     Entry,
     Manifest,
     Source,
-    check_format,
     decode_manifest,
     decode_part,
     decode_source,
+    encode_manifest,
+    encode_source,
 )
 
 _FORMAT_FILE = "lossy-backups.json"
@@ -125,12 +124,7 @@ class Archive:
 
     def check(self, *, may_be_new: bool = False) -> None:
         """Raises NotFoundError where no backups are, ConflictError where others' files are, or a newer version's backups."""
-        found = self._read(_FORMAT_FILE)
-        if found is not None:
-            try:
-                check_format(json.loads(found), self.place.uri)
-            except (ValueError, AttributeError) as error:
-                raise LossyError(f"{self.place.uri}/{_FORMAT_FILE} is damaged: {error}.") from error
+        if self._owner() is not None:
             return
         if not may_be_new:
             raise NotFoundError(
@@ -143,10 +137,24 @@ class Archive:
                 "Name an empty place for the backups.",
             )
 
-    def prepare(self) -> None:
-        """Make it a place of backups, if it isn't one."""
-        if self.place.find(_FORMAT_FILE) is None:
-            self.place.write(_FORMAT_FILE, io.BytesIO(json.dumps({"format": FORMAT}).encode()))
+    def prepare(self, source: Source) -> None:
+        """Make it a place of this server's backups, if it isn't one. Raises ConflictError where it is another server's."""
+        if self._owner() is None:
+            self.place.write(_FORMAT_FILE, io.BytesIO(encode_source(source)))
+        self.check_owner(source)
+
+    def check_owner(self, source: Source) -> None:
+        """Raises ConflictError where the place holds another server's backups."""
+        owner = self._owner()
+        if owner is not None and owner.identity != source.identity:
+            raise ConflictError(
+                f"{self.place.uri} has the backups of {owner}, and these are {source}.",
+                "Name a place of its own for each server: lossy backup ANOTHER_PLACE",
+            )
+
+    def _owner(self) -> Source | None:
+        found = self._read(_FORMAT_FILE)
+        return None if found is None else decode_source(found, f"{self.place.uri}/{_FORMAT_FILE}")
 
     # Backups
 
@@ -170,12 +178,11 @@ class Archive:
         return Backup(name, source, None, parts)
 
     def new_name(self) -> str:
-        """A name that no backup has: the time, UTC."""
+        """A name that no backup has: the time, UTC, to the microsecond, so that two that begin together have two."""
         while True:
-            name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            name = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%fZ")
             if next(self.place.files(f"{_BACKUPS}/{name}"), None) is None:
                 return name
-            time.sleep(0.1)
 
     def write(self, name: str, file: str, source: BinaryIO) -> Digest:
         """Write a file of the backup `name`."""
@@ -186,11 +193,20 @@ class Archive:
     def write_part(self, name: str, number: int, data: bytes) -> Digest:
         return self.write(name, f"{_PARTS}{number:05}.jsonl.gz", io.BytesIO(data))
 
-    def begin(self, name: str, data: bytes) -> None:
-        self.write(name, _SOURCE, io.BytesIO(data))
+    def begin(self, name: str, source: Source) -> None:
+        self.write(name, _SOURCE, io.BytesIO(encode_source(source)))
 
-    def complete(self, name: str, data: bytes) -> None:
-        self.write(name, _COMPLETE, io.BytesIO(data))
+    def complete(self, manifest: Manifest) -> None:
+        """Make it a whole backup. Raises ConflictError where what was written is no more what it was, or the place another's."""
+        self.check_owner(manifest.source)
+        for digest in (*manifest.dumps.values(), *manifest.parts):
+            if (size := self.size_of(manifest.name, digest.file)) != digest.size:
+                raise ConflictError(
+                    f"{self.path(manifest.name, digest.file)} has {size} bytes, and {digest.size} were written: something"
+                    " else is at work there. This backup stays one that was cut short.",
+                    "See to it that nothing else writes there, then start it again.",
+                )
+        self.write(manifest.name, _COMPLETE, io.BytesIO(encode_manifest(manifest)))
 
     def remove(self, backup: Backup) -> None:
         """Remove a backup that was cut short, its source last: it is known by that until it is gone. Contents stay."""

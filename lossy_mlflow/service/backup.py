@@ -16,18 +16,17 @@ from lossy_mlflow.errors import ConflictError, NotFoundError
 from lossy_mlflow.service.alone import alone
 from lossy_mlflow.service.archive import Archive, Backup, Counted, Known, UnreadableError, object_path
 from lossy_mlflow.service.database import TRACKING_VERSIONS, USERS_VERSIONS, revision_of
-from lossy_mlflow.service.dumps import dumped, kind_of, postgres_client
+from lossy_mlflow.service.dumps import dumped, kind_of
 from lossy_mlflow.service.files import THREADS, ChangedError, FilePlace, StoredFile, file_place
 from lossy_mlflow.service.manifest import (
     Digest,
     Entry,
     Manifest,
     Source,
-    encode_manifest,
     encode_part,
-    encode_source,
 )
 from lossy_mlflow.service.outside import Outside, outside
+from lossy_mlflow.service.postgres import check_client, postgres_client
 from lossy_mlflow.service.stores import Stores
 from lossy_mlflow.tracking.connection import sqlite_file
 
@@ -83,6 +82,9 @@ def back_up(
     archive = Archive(target)
     archive.check(may_be_new=True)
     _check_apart(stores, target)
+    for uri in stores.databases.values():
+        if not sqlite_file(uri):
+            check_client(uri, puts_back=False)
     known = Known()
     try:
         with nullcontext() if dry_run else alone(stores, "backup"):
@@ -153,18 +155,19 @@ class _Work:
             TRACKING_VERSIONS: revision_of(self._stores.database),
             USERS_VERSIONS: revision_of(self._stores.users, USERS_VERSIONS),
         }
+        self._archive.check_owner(source)
         self._check_artifacts()
-        cut_short = self._recall(source)
+        cut_short = self._recall()
         if dry_run:
             found = outside(self._stores)
             for job in self._jobs(found):
                 self._count(job.file.size, is_new=job.known is None)
             return self._result("", {}, found, [])
-        self._archive.prepare()
+        self._archive.prepare(source)
         if cut_short:
             self._archive.place.clear()
         name = self._archive.new_name()
-        self._archive.begin(name, encode_source(source))
+        self._archive.begin(name, source)
         dumps = {holds: self._dump(name, holds, uri) for holds, uri in self._stores.databases.items()}
         found = outside(self._stores)
         parts = self._copy(name, found)
@@ -186,19 +189,16 @@ class _Work:
             fixed=found.fixed,
             versions={package: importlib.metadata.version(package) for package in ("mlflow", "lossy-mlflow")},
         )
-        self._archive.complete(name, encode_manifest(manifest))
+        self._archive.complete(manifest)
         for backup in cut_short:
             self._archive.remove(backup)
         return self._result(name, {holds: dump.size for holds, dump in dumps.items()}, found, cut_short)
 
-    def _recall(self, source: Source) -> list[Backup]:
-        """Know what earlier backups have; those of the same stores that were cut short, which this one will have taken up."""
+    def _recall(self) -> list[Backup]:
+        """Know what earlier backups have; those that were cut short, which this one will have taken up."""
         backups = self._archive.backups()
-        whole = [backup for backup in backups if backup.manifest]
-        cut_short = [backup for backup in backups if not backup.manifest and backup.source == source]
-        last = next(
-            (backup for backup in reversed(whole) if backup.source == source), whole[-1] if whole else None
-        )
+        cut_short = [backup for backup in backups if not backup.manifest and backup.source]
+        last = next((backup for backup in reversed(backups) if backup.manifest), None)
         if last and last.manifest:
             self._expected = last.manifest.bytes
         for backup in [*([last] if last else []), *cut_short]:
@@ -207,14 +207,20 @@ class _Work:
         return cut_short
 
     def _check_artifacts(self) -> None:
-        """A mistyped folder would be backed up as an empty one."""
-        folder = self._stores.artifacts
-        if folder.startswith("s3://") or Path(folder).is_dir():
+        """A mistyped place, or a disk that isn't mounted, would be backed up as an empty one."""
+        artifacts = self._stores.artifacts
+        if next(file_place(artifacts).files(links=True), None) is not None:
             return
-        if proxied := outside(self._stores).proxied:
+        found = outside(self._stores)
+        if found.proxied + found.fixed:
+            is_there = artifacts.startswith("s3://") or Path(artifacts).is_dir()
+            put = f"put a file there: aws s3 cp NOTE {artifacts}/NOTE"
+            if not artifacts.startswith("s3://"):
+                put = f"put a file there: mkdir -p {artifacts} && touch {artifacts}/NOTE"
             raise NotFoundError(
-                f"There is no folder {folder}, and {proxied} runs and models have their files in the server's artifacts.",
-                f"Name it: --artifacts-destination FOLDER    If they have none: mkdir -p {folder}",
+                f"{f'No file is in {artifacts}' if is_there else f'There is no folder {artifacts}'}, and"
+                f" {found.proxied + found.fixed} runs and models have their files in the server's artifacts.",
+                f"Name the place: --artifacts-destination ...    If they have no files yet, {put}",
             )
 
     def _dump(self, name: str, holds: str, uri: str) -> Digest:
@@ -229,7 +235,7 @@ class _Work:
             ((str(folder), file_place(str(folder))) for folder in sorted(found.folders)),
         )
         for root, place in places:
-            for file in place.files():
+            for file in place.files(links=True):
                 known = self._known.file(root, file.path)
                 if known and ((known.size, known.mark) != (file.size, file.mark) or not self._has(known)):
                     known = None

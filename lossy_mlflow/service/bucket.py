@@ -31,7 +31,7 @@ class Bucket:
         self._prefix = f"{path}/" if (path := parts.path.strip("/")) else ""
         self.client = s3_client()
 
-    def files(self, under: str = "") -> Iterator[StoredFile]:
+    def files(self, under: str = "", *, links: bool = False) -> Iterator[StoredFile]:  # noqa: ARG002 (S3 has none)
         prefix = self._prefix + (f"{under.strip('/')}/" if under else "")
         with self._explained():
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)

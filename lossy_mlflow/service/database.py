@@ -79,7 +79,7 @@ def _tables_told(uri: str) -> Iterator[None]:
         shown = without_password(uri)
         raise ConflictError(
             f"The database {shown} has not the tables of this MLflow: {str(error.orig).splitlines()[0]}.",
-            "Name the server's own: --backend-store-uri ...    or bring it to this version: mlflow db upgrade URI",
+            "Name the server's own: --backend-store-uri ...    or bring it to this version: lossy upgrade",
         ) from error
 
 

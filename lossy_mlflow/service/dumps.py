@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shlex
 import shutil
 import sqlite3
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO
 
-from lossy_mlflow.errors import ConflictError, LossyError, UnreachableError
+from lossy_mlflow.errors import LossyError
 from lossy_mlflow.service.database import TRACKING_VERSIONS, USERS_VERSIONS, engine_of
-from lossy_mlflow.tracking.connection import sqlite_file, without_password
+from lossy_mlflow.service.postgres import (
+    by_hand_postgres,
+    check_put_back_postgres,
+    dumped_postgres,
+    put_back_postgres,
+)
+from lossy_mlflow.service.private import give_as, make_folder, opener
+from lossy_mlflow.tracking.connection import sqlite_file
 
 # In a restored database until all else is restored: which backup it is of.
 _TABLE = "lossy_restored"
@@ -28,9 +34,12 @@ def kind_of(uri: str) -> str:
 
 @contextmanager
 def dumped(uri: str) -> Iterator[BinaryIO]:
-    """The database as a stream: pg_dump's custom format, or SQLite's file. Raises LossyError, also at the block's end."""
+    """The database as a stream: PostgreSQL's tables as pg_dump's custom format, or SQLite's file.
+
+    Raises LossyError, also at the block's end.
+    """
     file = sqlite_file(uri)
-    with _sqlite_dumped(uri, file) if file else _postgres_dumped(uri) as stream:
+    with _sqlite_dumped(uri, file) if file else dumped_postgres(uri) as stream:
         yield stream
 
 
@@ -79,8 +88,23 @@ def put_back(uri: str, dump: Path, backup: str | None = None) -> None:
     """
     if file := sqlite_file(uri):
         _put_back_sqlite(file, dump, backup)
-    else:
-        _put_back_postgres(uri, dump, backup)
+        return
+    # A backup's name is letters and digits.
+    note = f"create table {_TABLE} as select '{backup}' as backup;" if backup is not None else ""
+    put_back_postgres(uri, dump, note, anyones=backup is not None)
+
+
+def check_put_back(uri: str, dump: Path) -> None:
+    """Raises ConflictError where `dump` couldn't be put back, before anything is changed."""
+    if not sqlite_file(uri):
+        check_put_back_postgres(uri, dump)
+
+
+def by_hand(uri: str, dump: Path) -> str:
+    """The commands that put it back without `put_back`."""
+    if file := sqlite_file(uri):
+        return f"cp {shlex.quote(str(dump))} {shlex.quote(str(file))}"
+    return by_hand_postgres(uri, dump)
 
 
 # SQLite
@@ -108,10 +132,15 @@ def _sqlite_dumped(uri: str, file: Path) -> Iterator[BinaryIO]:
 
 
 def _put_back_sqlite(file: Path, dump: Path, backup: str | None) -> None:
+    # A link stays one, to the new file.
+    file = file.resolve()
     part = file.with_name(f"{file.name}.lossy-part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(dump, part)
+        make_folder(file.parent)
+        with dump.open("rb") as source, open(part, "wb", opener=opener) as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+        if file.exists():
+            give_as(file, part)
         if backup is not None:
             with closing(sqlite3.connect(part)) as connection, connection:
                 connection.execute(f"drop table if exists {_TABLE}")
@@ -128,138 +157,7 @@ def _put_back_sqlite(file: Path, dump: Path, backup: str | None) -> None:
     except OSError as error:
         raise LossyError(
             f"The database {file} can't be written: {error.strerror}.",
-            "Free some space, or name another file.",
+            "Free some space, start this as the user that the server runs as, or name another file.",
         ) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-# PostgreSQL
-
-_DROP_ALL = """
-do $$ declare it record; begin
-  for it in select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-      and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e')
-  loop execute format('drop table if exists %I.%I cascade', it.nspname, it.relname); end loop;
-end $$;
-"""
-
-
-@contextmanager
-def _postgres_dumped(uri: str) -> Iterator[BinaryIO]:
-    address, environment = postgres_client(uri)
-    with (
-        tempfile.TemporaryFile() as errors,
-        _started(
-            ["pg_dump", "-Fc", "--no-password", "-d", address],
-            environment,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        ) as process,
-    ):
-        assert process.stdout
-        yield cast(BinaryIO, process.stdout)
-        if process.wait() != 0:
-            raise _failed("pg_dump", uri, errors)
-
-
-def _put_back_postgres(uri: str, dump: Path, backup: str | None) -> None:
-    """One transaction, which is committed only after pg_restore has given all: who is killed in the middle changes nothing."""
-    address, environment = postgres_client(uri)
-    anyones = ["--no-owner", "--no-privileges"] if backup is not None else []
-    with (
-        tempfile.TemporaryFile() as errors,
-        _started(
-            ["psql", "-X", "-q", "--no-password", "-v", "ON_ERROR_STOP=1", "-d", address],
-            environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        ) as psql,
-        _started(
-            ["pg_restore", *anyones, "-f", "-", str(dump)], environment, stdout=subprocess.PIPE, stderr=errors
-        ) as script,
-    ):
-        assert psql.stdin
-        assert script.stdout
-        # Where psql has ended, it says why.
-        with contextlib.suppress(BrokenPipeError):
-            psql.stdin.write(b"begin;\n" + _DROP_ALL.encode())
-            shutil.copyfileobj(script.stdout, psql.stdin, 1 << 20)
-            if script.wait() == 0:
-                if backup is not None:
-                    # A backup's name is letters and digits.
-                    psql.stdin.write(
-                        f"create table public.{_TABLE} as select '{backup}'::text as backup;\n".encode()
-                    )
-                psql.stdin.write(b"commit;\n")
-        with contextlib.suppress(BrokenPipeError):
-            psql.stdin.close()
-        script.stdout.close()
-        if script.wait() != 0 or psql.wait() != 0:
-            raise _failed("pg_restore", uri, errors)
-
-
-@contextmanager
-def _started(
-    command: list[str],
-    environment: dict[str, str],
-    stdin: int = subprocess.DEVNULL,
-    stdout: int = subprocess.PIPE,
-    stderr: IO[bytes] | int = subprocess.DEVNULL,
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, which ends with the block."""
-    try:
-        process = subprocess.Popen(
-            command, stdin=stdin, stdout=stdout, stderr=stderr, env=os.environ | environment
-        )
-    except FileNotFoundError:
-        raise LossyError(
-            f"{command[0]} is not installed here: it comes with PostgreSQL's client.",
-            "apt-get install postgresql-client    (of the server's version, or newer)",
-        ) from None
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-
-def postgres_client(uri: str) -> tuple[str, dict[str, str]]:
-    """The address as PostgreSQL's own programs take it, without the password, and the variables that hold that.
-
-    Other users of the machine can read a process's arguments.
-    """
-    import sqlalchemy
-
-    url = sqlalchemy.make_url(uri)
-    secrets = {"password": "PGPASSWORD", "sslpassword": "PGSSLPASSWORD"}
-    query = {name: value for name, value in url.query.items() if name not in secrets}
-    environment = {secrets[name]: str(value) for name, value in url.query.items() if name in secrets}
-    if url.password is not None:
-        environment["PGPASSWORD"] = str(url.password)
-    plain = sqlalchemy.URL.create("postgresql", url.username, None, url.host, url.port, url.database, query)
-    return plain.render_as_string(hide_password=False), environment
-
-
-def _failed(program: str, uri: str, errors: IO[bytes]) -> LossyError:
-    errors.seek(0)
-    lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
-    words = without_password(" ".join(lines[:2])) or "it was killed"
-    shown = without_password(uri)
-    if "version mismatch" in words:
-        return ConflictError(
-            f"{program} is older than the server of {shown}: {words}",
-            "Install the client of the server's version.",
-        )
-    if "connection to server" in words or "could not connect" in words:
-        return UnreachableError(
-            f"{program} can't reach {shown}: {words}", "Start the server, check its address."
-        )
-    return LossyError(f"{program} failed for {shown}: {words}", "Look at the server's log.")

@@ -45,8 +45,11 @@ class FilePlace(Protocol):
 
     uri: str
 
-    def files(self, under: str = "") -> Iterator[StoredFile]:
-        """All files in the folder `under` and its folders, by path. Raises LossyError where a folder can't be listed."""
+    def files(self, under: str = "", *, links: bool = False) -> Iterator[StoredFile]:
+        """All files in the folder `under` and its folders, by path; with `links` those as well, which can't be opened.
+
+        Raises LossyError where a folder can't be listed.
+        """
         ...
 
     def survey(self) -> Survey:

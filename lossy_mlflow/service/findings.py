@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+# Into these stores lossy restore puts nothing: they aren't empty.
+_FROM_BACKUP = (
+    "restore a backup into empty stores beside, and copy them from there (docs/operations.md, Single files)"
+)
+
 
 class Kind(Enum):
     """A kind of finding: its name, why it matters, what mends it, and whether somebody has lost something by it."""
@@ -12,13 +17,13 @@ class Kind(Enum):
     MISSING = (
         "files missing",
         "it can't be loaded any more, or a training can't go on from it",
-        "put them back from a backup: lossy restore    a run's may still wait with whoever trains: lossy outbox status",
+        f"{_FROM_BACKUP}    a run's may still wait with whoever trains: lossy outbox status",
         True,
     )
     DAMAGED = (
         "files damaged",
         "they aren't what was stored, and are refused when they are loaded",
-        "put them back from a backup: lossy restore",
+        _FROM_BACKUP,
         True,
     )
     NOWHERE = (
@@ -66,13 +71,13 @@ class Kind(Enum):
     RUN_GONE = (
         "version without its run",
         "it loads, but nothing says any more how it was trained",
-        "nothing, if it was deleted for good on purpose; else a backup has it: lossy restore",
+        "nothing, if it was deleted for good on purpose; else a backup has it, to be read in empty stores beside: lossy restore",
         False,
     )
     SOURCE_GONE = (
         "version without its LoggedModel",
         "it loads, but can't be copied or registered anew from there",
-        "nothing, as long as its files are there; a backup has the row: lossy restore",
+        "nothing, as long as its files are there; a backup has the row, to be read in empty stores beside: lossy restore",
         False,
     )
     HALF_MODEL = (

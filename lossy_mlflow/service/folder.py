@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import posixpath
 import re
@@ -21,6 +22,7 @@ import psutil
 
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.service.files import COPY_BYTES, ChangedError, StoredFile, Survey
+from lossy_mlflow.service.private import make_folder, opener
 
 _PART = ".lossy-part-"
 _DAY_S = 86400.0
@@ -32,14 +34,14 @@ def nearest_there(path: Path) -> Path:
 
 
 class Folder:
-    """A folder of this machine. Links are no files of it."""
+    """A folder of this machine. Links are no files of it, and aren't followed."""
 
     def __init__(self, folder: Path) -> None:
         self.uri = str(folder)
         self._folder = folder
 
-    def files(self, under: str = "") -> Iterator[StoredFile]:
-        walk = self._walk(self._path(under) if under else self._folder, under)
+    def files(self, under: str = "", *, links: bool = False) -> Iterator[StoredFile]:
+        walk = self._walk(self._path(under) if under else self._folder, under, links=links)
         return (file for file in walk if not _is_part(file))
 
     def survey(self) -> Survey:
@@ -58,7 +60,7 @@ class Folder:
         ):  # there is no such folder, or it can't be written: then nothing will be deleted either
             return time.time()
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[StoredFile]:
+    def _walk(self, folder: Path, prefix: str, *, links: bool = False) -> Iterator[StoredFile]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
@@ -71,8 +73,8 @@ class Folder:
         for entry in entries:
             path = f"{prefix}/{entry.name}" if prefix else entry.name
             if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(folder / entry.name, path)
-            elif entry.is_file(follow_symlinks=False):
+                yield from self._walk(folder / entry.name, path, links=links)
+            elif entry.is_file(follow_symlinks=False) or (links and entry.is_symlink()):
                 with contextlib.suppress(FileNotFoundError):
                     yield _stored(path, entry.stat(follow_symlinks=False))
 
@@ -82,6 +84,8 @@ class Folder:
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
+        if self._path(path).is_symlink():
+            raise OSError(errno.ELOOP, "it is a link, which isn't followed", path)
         with self._path(path).open("rb") as stream:
             before = _stored(path, os.fstat(stream.fileno()))
             yield stream
@@ -91,7 +95,7 @@ class Folder:
     def write(self, path: str, source: BinaryIO) -> None:
         target = self._path(path)
         with self._part_of(target.parent, str(target)) as part:
-            with part.open("wb") as stream:
+            with open(part, "wb", opener=opener) as stream:
                 shutil.copyfileobj(source, stream, COPY_BYTES)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -99,11 +103,11 @@ class Folder:
 
     def write_as(self, name: Callable[[], str | None], source: BinaryIO) -> None:
         with self._part_of(self._folder, f"A file of {self.uri}") as part:
-            with part.open("wb") as stream:
+            with open(part, "wb", opener=opener) as stream:
                 shutil.copyfileobj(source, stream, COPY_BYTES)
             if path := name():
                 target = self._path(path)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(target.parent)
                 part.replace(target)
 
     def sync(self) -> None:
@@ -127,7 +131,7 @@ class Folder:
         """The path of a file to be written and renamed in the block; else it is gone after it. Raises LossyError."""
         part = folder / f"{_PART}{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             yield part
         except OSError as error:
             raise LossyError(

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from lossy_mlflow.errors import ConflictError, LossyError
 
@@ -45,6 +46,17 @@ class Source:
     users: str
     artifacts: str
     kinds: dict[str, str]
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What tells a server's stores from another's, whoever connects to them, and how."""
+        parts = urlsplit(self.database)
+        # Without a host it is said behind the ?, or there is none.
+        where = parts.netloc.rpartition("@")[2] or parts.query
+        return f"{parts.scheme.partition('+')[0]} {where} {parts.path}", self.artifacts
+
+    def __str__(self) -> str:
+        return f"{self.database} and {self.artifacts}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
+from sqlalchemy.exc import OperationalError
 
-from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.errors import ConflictError, NotFoundError
 from lossy_mlflow.service.alone import alone
 from lossy_mlflow.service.check import OLDER_THAN_S, Report
 from lossy_mlflow.service.database import engine_of
@@ -22,6 +23,7 @@ from lossy_mlflow.service.findings import Finding, Kind
 from lossy_mlflow.service.holdings import Places
 from lossy_mlflow.service.references import FREED_TAG
 from lossy_mlflow.service.stores import Stores
+from lossy_mlflow.tracking.connection import without_password
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -120,7 +122,14 @@ class _Mender:
         }
 
     def mend(self, finding: Finding) -> Mended:
-        why_not, n_bytes = self._ways[finding.kind](finding)
+        """Raises ConflictError where others keep the database to themselves for too long."""
+        try:
+            why_not, n_bytes = self._ways[finding.kind](finding)
+        except OperationalError as error:
+            raise ConflictError(
+                f"The database {without_password(self._stores.database)} is busy: {str(error.orig).splitlines()[0]}.",
+                "Start this again when it is less so: what is mended stays mended.",
+            ) from error
         return Mended(finding.kind, finding.what, not why_not, why_not or "done", n_bytes)
 
     def _alias(self, finding: Finding) -> tuple[str, int]:
@@ -154,7 +163,10 @@ class _Mender:
 
         uri = self._stores.database
         connection = Connection(MlflowClient(uri, uri), uri, ServerClock(uri))
-        reason = close_dead_run(connection, finding.key[0])
+        try:
+            reason = close_dead_run(connection, finding.key[0])
+        except NotFoundError:
+            return "it is gone", 0
         return ("" if reason else "somebody works on it again", 0)
 
     def _model(self, finding: Finding) -> tuple[str, int]:
@@ -193,7 +205,9 @@ class _Mender:
                 _take_out(connection, model_id)
                 return "a version names it now", 0
             question = "select artifact_location from logged_models where model_id = :id"
-            spot = self._places.spot(_run(connection, question, id=model_id).scalar_one())
+            address = _run(connection, question, id=model_id).scalar()
+        # Somebody may have purged it since: its files are found as such of nothing.
+        spot = self._places.spot(address) if address else None
         return "", self._delete(spot, self._places.files_at(spot).values()) if spot else 0
 
     def _orphans(self, finding: Finding) -> tuple[str, int]:

@@ -18,9 +18,18 @@ from typing import Literal
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
 from lossy_mlflow.service.alone import alone
 from lossy_mlflow.service.archive import Archive, DamagedError, Known, digest_of
-from lossy_mlflow.service.dumps import forget_restore, kind_of, put_back, restored_from, rows_in
+from lossy_mlflow.service.dumps import (
+    check_put_back,
+    forget_restore,
+    kind_of,
+    put_back,
+    restored_from,
+    rows_in,
+)
 from lossy_mlflow.service.files import THREADS, file_place
 from lossy_mlflow.service.manifest import Entry, Manifest
+from lossy_mlflow.service.postgres import check_client
+from lossy_mlflow.service.private import make_folder
 from lossy_mlflow.service.stores import Stores
 from lossy_mlflow.tracking.connection import sqlite_file, without_password
 
@@ -123,8 +132,11 @@ def restore(
     archive.check()
     manifest = _chosen(archive, at)
     _check_kinds(stores, manifest)
+    for uri in stores.databases.values():
+        if not sqlite_file(uri):
+            check_client(uri, puts_back=True)
     if (file := sqlite_file(stores.database)) and not dry_run:
-        file.parent.mkdir(parents=True, exist_ok=True)  # for the lock beside it
+        make_folder(file.parent)  # for the lock beside it
     known = Known()
     try:
         with nullcontext() if dry_run else alone(stores, "restore"):
@@ -203,6 +215,8 @@ class _Work:
         self._check_objects()
         with tempfile.TemporaryDirectory() as folder, self._explained(folder):
             dumps = {holds: self._fetched(holds, Path(folder)) for holds in self._manifest.dumps}
+            for holds, dump in dumps.items():
+                check_put_back(self._stores.databases[holds], dump)
             if dry_run:
                 self._each(self._verify)
             elif not self._is_restored("tracking"):

@@ -20,7 +20,7 @@ import psutil
 
 from lossy_mlflow.errors import ConflictError, LossyError
 from lossy_mlflow.service.alone import alone
-from lossy_mlflow.service.backup import back_up
+from lossy_mlflow.service.backup import BackedUp, back_up
 from lossy_mlflow.service.database import (
     TRACKING_VERSIONS,
     USERS_VERSIONS,
@@ -29,7 +29,9 @@ from lossy_mlflow.service.database import (
     knows_revision,
     revision_of,
 )
-from lossy_mlflow.service.dumps import dumped, postgres_client, put_back
+from lossy_mlflow.service.dumps import by_hand, check_put_back, dumped, put_back
+from lossy_mlflow.service.postgres import check_client, postgres_client
+from lossy_mlflow.service.private import opener
 from lossy_mlflow.service.stores import Stores
 from lossy_mlflow.tracking.connection import sqlite_file, without_password
 
@@ -98,9 +100,11 @@ def upgrade(stores: Stores, say: Say, to_backup: str | None = None) -> Upgraded:
         return Upgraded([], _revisions(stores), "", importlib.metadata.version("mlflow"))
     for step in steps:
         _check_unused(step.uri)
+        if not sqlite_file(step.uri):
+            check_client(step.uri, puts_back=True)
     if to_backup:
         say(f"Backing up {stores} to {to_backup} ...")
-        back_up(stores, to_backup)
+        _check_whole(back_up(stores, to_backup))
     with alone(stores, "upgrade"):
         for step in steps:
             _check_unused(step.uri)
@@ -108,15 +112,27 @@ def upgrade(stores: Stores, say: Say, to_backup: str | None = None) -> Upgraded:
         with _explained(folder):
             folder.mkdir(mode=0o700)
         dumps = {uri: _dump(uri, folder / f"{holds}.dump", say) for holds, uri in stores.databases.items()}
-        try:
-            for uri in {step.uri: None for step in steps}:
+        for step in steps:
+            check_put_back(step.uri, dumps[step.uri])
+        for uri in {step.uri: None for step in steps}:
+            try:
                 _upgrade_database(uri, [step for step in steps if step.uri == uri], dumps[uri], say)
-        except LossyError:
-            _put_back_others(steps, dumps, say)
-            raise
+            except LossyError:
+                _put_back_others([step for step in steps if step.uri != uri], dumps, say)
+                raise
     return Upgraded(
         [step.holds for step in steps], _revisions(stores), str(folder), importlib.metadata.version("mlflow")
     )
+
+
+def _check_whole(done: BackedUp) -> None:
+    if not done.is_whole:
+        lacks = [*done.unreadable, *done.elsewhere]
+        raise LossyError(
+            f"The backup {done.name} in {done.target} isn't whole: it lacks {len(lacks)} files or addresses, {lacks[0]} first."
+            " Nothing was upgraded.",
+            f"All of them: lossy backup {done.target}    Or upgrade without it: lossy upgrade",
+        )
 
 
 def _revisions(stores: Stores) -> dict[str, str]:
@@ -126,7 +142,7 @@ def _revisions(stores: Stores) -> dict[str, str]:
 
 def _dump(uri: str, file: Path, say: Say) -> Path:
     say(f"Copying {without_password(uri)} to {file} ...")
-    with _explained(file), dumped(uri) as stream, file.open("wb") as copy:
+    with _explained(file), dumped(uri) as stream, open(file, "wb", opener=opener) as copy:
         shutil.copyfileobj(stream, copy, 1 << 20)
         copy.flush()
         os.fsync(copy.fileno())
@@ -153,8 +169,7 @@ def _upgrade_database(uri: str, steps: list[Step], dump: Path, say: Say) -> None
             if _is_untouched(steps):
                 say("The database has taken back what was begun: it is as it was.")
             else:
-                say(f"Putting {without_password(uri)} back from {dump} ...")
-                put_back(uri, dump)
+                _put_back(uri, dump, say)
             raise
         return
     copy = file.with_name(f"{file.name}.lossy-upgrade")
@@ -162,7 +177,7 @@ def _upgrade_database(uri: str, steps: list[Step], dump: Path, say: Say) -> None
         # Held until the new one is in its place: what others would write meanwhile would be lost.
         with closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as held:
             held.execute("begin immediate")
-            with _explained(copy), dumped(uri) as source, copy.open("wb") as target:
+            with _explained(copy), dumped(uri) as source, open(copy, "wb", opener=opener) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             _migrate(f"sqlite:///{quote(str(copy))}", steps, say)
             put_back(uri, copy)
@@ -182,8 +197,19 @@ def _put_back_others(steps: list[Step], dumps: dict[str, Path], say: Say) -> Non
     """Where one database failed, one that was upgraded before it goes back as well: users and runs are of one MLflow."""
     for uri in {step.uri for step in steps}:
         if not _is_untouched([step for step in steps if step.uri == uri]):
-            say(f"Putting {without_password(uri)} back from {dumps[uri]} ...")
-            put_back(uri, dumps[uri])
+            _put_back(uri, dumps[uri], say)
+
+
+def _put_back(uri: str, dump: Path, say: Say) -> None:
+    """Raises LossyError with what is left to do by hand."""
+    say(f"Putting {without_password(uri)} back from {dump} ...")
+    try:
+        put_back(uri, dump)
+    except LossyError as error:
+        raise LossyError(
+            f"{error.what} So {without_password(uri)} isn't as it was: that lies in {dump}.",
+            by_hand(uri, dump),
+        ) from error
 
 
 def _is_untouched(steps: list[Step]) -> bool:

@@ -13,6 +13,9 @@ import pytest
 
 import lossy_mlflow
 from lossy_mlflow.errors import ConflictError, UsageError
+from lossy_mlflow.service.check import check
+from lossy_mlflow.service.repair import repair
+from lossy_mlflow.service.stores import stores_of
 from tests.conftest import Workplace
 
 TRAIN = ("train", "vae2_digits", "--set=n_iwae_samples=3", "--set=checkpointing_freq=1")
@@ -93,7 +96,7 @@ def test_what_lives_in_the_registry_survives_overwriting_pruning_and_gc(
     assert _stored(here) == 6
     assert "vae2_digits/2 (gone)" in lossy("lineage", "production vae2/1")
     # The keeper of the server frees what no version of any model names.
-    lossy("check", "--repair", "--yes", "--older-than=0s")
+    repair(stores_of(), check(stores_of(), older_than_s=0), older_than_s=0)
     assert _stored(here) == 3
     for reference in ("vae2_digits@champion", "vae2_digits@best", "production vae2@champion"):
         assert _loads(here, reference)

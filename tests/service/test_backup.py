@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -10,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from lossy_mlflow.errors import ConflictError
+from lossy_mlflow.service.backup import back_up
 from lossy_mlflow.service.files import file_place
+from lossy_mlflow.service.manifest import Source
+from lossy_mlflow.service.restore import list_backups
+from lossy_mlflow.service.stores import stores_of
 from tests.conftest import Workplace, wait_for
 from tests.service.filled import Done, Filled, Places
 
@@ -244,3 +250,82 @@ def test_a_full_disk_ends_it_and_the_next_one_finishes(
     assert len(done.json["finished"]) == 1
     assert not list(disk.rglob(".lossy-part-*"))
     assert isinstance(places.full, Filled)
+
+
+def test_a_place_is_one_servers(
+    sqlite_places: Places, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    places = sqlite_places
+    places.full.use(monkeypatch)
+    assert command("backup", places.target).code == 0
+    shutil.copytree(Path(places.full.artifacts).parent, tmp_path / "another")
+    another = Filled(f"sqlite:///{tmp_path}/another/mlflow.db", f"{tmp_path}/another/mlartifacts")
+    another.use(monkeypatch)
+    for words in ([], ["--dry-run"]):
+        refused = command("backup", places.target, *words)
+        assert refused.code == 4
+        assert places.full.database in refused.err
+        assert another.database in refused.err
+    assert len(command("restore", places.target, "--list", "--json").json) == 1
+    # Who connects, by which driver, and how, makes no other server.
+    names = [
+        "postgresql://a@db:5432/mlflow",
+        "postgresql+psycopg2://b@db:5432/mlflow?sslmode=require",
+        "postgresql://a@db:5432/other",
+    ]
+    first, same, other = (Source(name, name, "s3://b", {}).identity for name in names)
+    assert first == same != other
+
+
+def test_what_others_write_into_a_backup_keeps_it_from_being_whole(
+    sqlite_places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = sqlite_places
+    places.full.use(monkeypatch)
+
+    def meddle(done: int, _: int) -> None:
+        for dump in Path(places.target, "backups").glob("*/tracking.dump"):
+            dump.write_bytes(b"another's")
+
+    with pytest.raises(ConflictError, match=r"tracking\.dump has 9 bytes"):
+        back_up(stores_of(), places.target, progress=meddle)
+    assert [item.state for item in list_backups(places.target)] == ["cut short"]
+
+
+def test_links_are_named_and_an_empty_place_is_refused(
+    sqlite_places: Places, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    places = sqlite_places
+    places.full.use(monkeypatch)
+    away = tmp_path / "big disk"
+    Path(places.full.artifacts, "1").rename(away)
+    Path(places.full.artifacts, "1").symlink_to(away)
+    done = command("backup", places.target, "--json")
+    assert done.code == 1
+    assert done.json["unreadable"] == [f"{places.full.artifacts}/1 (it is a link, which isn't followed)"]
+    # As where the disk isn't mounted.
+    Path(places.full.artifacts, "1").unlink()
+    refused = command("backup", places.target)
+    assert refused.code == 3
+    assert f"No file is in {places.full.artifacts}, and" in refused.err
+
+
+def test_nobody_else_may_read_what_is_written(
+    sqlite_places: Places, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = sqlite_places
+    places.full.use(monkeypatch)
+    before = os.umask(0o022)
+    try:
+        assert command("backup", places.target).code == 0
+        places.empty.use(monkeypatch)
+        assert command("restore", places.target).code == 0
+    finally:
+        os.umask(before)
+    for top in (Path(places.target), Path(places.empty.artifacts).parent):
+        made = [top, *top.rglob("*")]
+        assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_dir()} == {"0o700"}
+        files = {path.name: oct(path.stat().st_mode & 0o777) for path in made if path.is_file()}
+        assert {
+            name: mode for name, mode in files.items() if mode != "0o600" and "lossy-lock" not in name
+        } == {}

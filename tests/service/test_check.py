@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
@@ -292,3 +293,9 @@ def test_more_runs_are_no_more_questions(postgres: Postgres, migrated_postgres: 
         assert [one.kind for one in look(Stores(uri, uri, store.uri)).findings] == ["files missing"]
     assert asked[0] == asked[1]
     assert sum(asked[0].values()) < 30
+
+
+def test_looking_does_without_mlflow() -> None:
+    """To load it takes longer than to look at 10,000 runs."""
+    code = "import sys, lossy_mlflow.cli.check, lossy_mlflow.service.check; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
