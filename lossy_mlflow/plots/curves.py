@@ -177,8 +177,8 @@ def _band(
 ) -> tuple[Floats, Floats]:
     """The outline of what lies within `error` of the curve, (distortions, rates).
 
-    The curve's own slope is -beta: a point that moves by dR + beta dD = error is off the curve by that, whichever way it goes. Upwards
-    alone, a band would be hundreds of nats high where the curve is steep; so each point goes the way that is shortest on paper.
+    The curve's own slope is -beta: a point that moves by dR + beta dD = error is off the curve by that, whichever way it goes.
+    Upwards alone, a band would be hundreds of nats high where the curve is steep; so each goes the way that is shortest on paper.
     """
     width = max(float(np.ptp(distortion)), 1e-12)
     if scale == "linear":
