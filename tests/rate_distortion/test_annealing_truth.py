@@ -135,9 +135,8 @@ def test_a_decoder_in_float32_is_enough():
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize(("z_size", "n_pixels", "n_steps"), [(10, 64, 150), (10, 64, 500), (30, 100, 1000)])
-def test_many_more_seeds(z_size, n_pixels, n_steps):
-    distortion = copies(z_size, n_pixels, 1600, seed=7)
-    found = measured(distortion, n_steps)
+def test_many_more_seeds():
+    distortion = copies(10, 64, 1200, seed=7)
+    found = measured(distortion, 600)
     for index, beta in enumerate(BETAS):
-        assert_unbiased(found.log_z[index], closed_form(distortion, beta).log_z, at_most=0.15)
+        assert_unbiased(found.log_z[index], closed_form(distortion, beta).log_z, at_most=0.1)

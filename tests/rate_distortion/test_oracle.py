@@ -38,7 +38,7 @@ def test_a_bent_decoder_by_chains_and_by_a_grid(seed):
     found = curve(distortion, BETAS, tuning, seeded(2))
     one = through_a_network(network, x, 2)
     for index, beta in enumerate(BETAS):
-        truth = by_quadrature(one, beta, points=401, reach=6.0)
+        truth = by_quadrature(one, beta, points=801, reach=5.0)
         bias = float(found.log_z[index].var())
         assert bias < 0.3
         assert_unbiased(found.log_z[index], truth.log_z, at_most=0.1)
