@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
+    Floats = NDArray[np.float64]
+
 Scale = Literal["linear", "log"]
 FORMATS = ("pdf", "png", "svg")
 _PANEL_INCHES = (4.2, 3.4)
 _DPI = 200
+_NOTHING = 1e-9  # nats: what a logarithmic axis takes for none
 _LEAST_RATE = 0.1  # nats: on a log axis, what lies below it is noise around nothing
 # Okabe and Ito's colours, which colour-blind readers tell apart; the style of the line tells them apart on grey paper.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -112,7 +115,7 @@ def _panel(
 ) -> None:
     for index, curve in enumerate(curves):
         colour = _COLOURS[index % len(_COLOURS)]
-        _draw(axes, curve, colour, _STYLES[index % len(_STYLES)], max_distortion)
+        _draw(axes, curve, colour, _STYLES[index % len(_STYLES)], scale, max_distortion)
     axes.set_xlabel(f"distortion ({unit})")
     axes.set_ylabel("rate (nats)")
     axes.grid(visible=True, linewidth=0.3, alpha=0.5)
@@ -133,12 +136,14 @@ def _multiply(factor: float) -> Callable[[ArrayLike], NDArray[np.float64]]:
     return lambda values: np.asarray(values, np.float64) * factor
 
 
-def _draw(axes: Axes, curve: PlottedCurve, colour: str, style: object, max_distortion: float | None) -> None:
+def _draw(
+    axes: Axes, curve: PlottedCurve, colour: str, style: object, scale: Scale, max_distortion: float | None
+) -> None:
     there = _drawable(curve, max_distortion)
     distortion, rate, se = (_array(values)[there] for values in (curve.distortion, curve.rate, curve.se))
     axes.plot(distortion, rate, color=colour, linestyle=style, label=curve.name)
-    band = 2 * np.nan_to_num(se)
-    axes.fill_between(distortion, rate - band, rate + band, color=colour, alpha=0.2, linewidth=0)
+    outline = _band(_array(curve.beta)[there], distortion, rate, 2 * np.nan_to_num(se), scale)
+    axes.fill(*outline, color=colour, alpha=0.2, linewidth=0)
     marks = {gap.beta: gap.gap for gap in curve.gaps if math.isfinite(gap.gap)}
     at = [step for step, beta in enumerate(_array(curve.beta)[there]) if beta in marks]
     gaps = np.array([marks[beta] for beta in _array(curve.beta)[there][at]])
@@ -165,6 +170,26 @@ def _draw(axes: Axes, curve: PlottedCurve, colour: str, style: object, max_disto
             linewidth=0.8,
             label=_exact_label(curve),
         )
+
+
+def _band(
+    beta: Floats, distortion: Floats, rate: Floats, error: Floats, scale: Scale
+) -> tuple[Floats, Floats]:
+    """The outline of what lies within `error` of the curve, (distortions, rates).
+
+    The curve's own slope is -beta: a point that moves by dR + beta dD = error is off the curve by that, whichever way it goes.
+    Upwards alone, a band would be hundreds of nats high where the curve is steep; so each goes the way that is shortest on paper.
+    """
+    width = max(float(np.ptp(distortion)), 1e-12)
+    if scale == "linear":
+        height = np.full_like(rate, max(float(np.ptp(rate)), 1e-12))
+    else:
+        # A step of the logarithm is as long wherever it is.
+        height = np.maximum(rate, _LEAST_RATE) * math.log(max(float(rate.max()) / _LEAST_RATE, math.e))
+    share = error / (height**2 + (beta * width) ** 2)
+    across, up = share * beta * width**2, share * height**2
+    low = np.maximum(rate - up, _NOTHING)
+    return np.append(distortion + across, (distortion - across)[::-1]), np.append(rate + up, low[::-1])
 
 
 def _exact_label(curve: PlottedCurve) -> str:
