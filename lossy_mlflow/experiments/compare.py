@@ -83,7 +83,7 @@ def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) ->
             f"At a distortion of {outside[0]:g} nothing can be said: {whose}.",
             f"Take one from {least:.4g} to {largest:.4g}: --at {(least + largest) / 2:.4g}",
         )
-    paired = found[0].curve.data_digest == found[1].curve.data_digest
+    paired = found[0].has_images_of(found[1])
     points = [_compared(curves[0], curves[1], value, paired) for value in at or _spread(least, largest)]
     sides = [_side(evaluated, within) for evaluated, within in zip(found, ranges, strict=True)]
     return Comparison(found[0].curve.target, paired, sides[0], sides[1], points)

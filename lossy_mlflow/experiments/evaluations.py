@@ -19,10 +19,27 @@ _SHOWN = 6
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A finished evaluation: its run, and the curve that it holds."""
+    """A finished evaluation: its run, and the curve that it holds.
+
+    `feature_map`: the version whose features its distortion is of, or ''. `simulated`: its images are drawn from its own decoder;
+    their digest is of what they are drawn by, which another's may share.
+    """
 
     run_id: str
     curve: CurveRecord
+    feature_map: str
+    simulated: bool
+
+    @property
+    def measure(self) -> str:
+        """What its distortion is, in words."""
+        features = f" of {self.feature_map}" if self.feature_map else ""
+        return f"{self.curve.target}{features} over {self.curve.n_dimensions} dimensions"
+
+    def has_images_of(self, other: Evaluated) -> bool:
+        """Whether both are of the same images, in the same order."""
+        same = self.curve.data_digest == other.curve.data_digest and not self.simulated
+        return same or self.run_id == other.run_id
 
 
 def latest_evaluations(client: MlflowClient, labels: Sequence[str], quick: bool) -> list[Evaluated]:
@@ -32,16 +49,34 @@ def latest_evaluations(client: MlflowClient, labels: Sequence[str], quick: bool)
     that is gone or damaged.
     """
     runs = [_latest(client, label, quick) for label in labels]
-    found = [Evaluated(run.info.run_id, read_record(client, run.info.run_id)) for run in runs]
-    first = found[0].curve
+    found = [_evaluated(client, run) for run in runs]
+    first = found[0]
     for label, other in zip(labels, found, strict=True):
-        if other.curve.target != first.target:
+        if other.measure != first.measure:
             raise ConflictError(
-                f"The latest evaluation of {labels[0]} has the distortion {first.target}, that of {label} {other.curve.target}: "
+                f"The latest evaluation of {labels[0]} has the distortion {first.measure}, that of {label} {other.measure}: "
                 "they can't be laid side by side.",
-                f"Evaluate one by the other's: lossy evaluate {label} --set rd.target={first.target}",
+                _cure(first, other, label),
             )
     return found
+
+
+def _evaluated(client: MlflowClient, run: Run) -> Evaluated:
+    return Evaluated(
+        run.info.run_id,
+        read_record(client, run.info.run_id),
+        run.data.tags.get("feature_map", ""),
+        run.data.params.get("rd.data") == "simulate",
+    )
+
+
+def _cure(first: Evaluated, other: Evaluated, label: str) -> str:
+    if (other.curve.target, other.feature_map) == (first.curve.target, first.feature_map):
+        return "Their images differ in size: take decoders of one data set."
+    features = f" --set rd.feature_map={first.feature_map}" if first.feature_map else ""
+    return (
+        f"Evaluate one by the other's: lossy evaluate {label} --set rd.target={first.curve.target}{features}"
+    )
 
 
 def _latest(client: MlflowClient, label: str, quick: bool) -> Run:

@@ -83,7 +83,8 @@ def plot(
         )
         for evaluated in found
     ]
-    return PlotResult(str(file), target, len({curve.data_digest for curve in curves}) == 1, curves)
+    same_images = all(evaluated.has_images_of(found[0]) for evaluated in found)
+    return PlotResult(str(file), target, same_images, curves)
 
 
 def _write(file: Path, content: bytes) -> None:

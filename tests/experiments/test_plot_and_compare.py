@@ -83,6 +83,33 @@ def test_two_decoders_on_the_same_images_are_paired(lossy: Callable[..., str], l
     assert len([line for line in shown.splitlines() if line.count("+-") == 3]) == 5
 
 
+def test_images_that_each_decoder_has_drawn_itself_are_not_the_same(
+    lossy: Callable[..., str], log: Log, client: Any
+) -> None:
+    runs = [log("a"), log("b", B)]
+    assert json.loads(lossy("compare", "a", "b", "--at", "8", "--json"))["paired"] is True
+    for run_id in runs:
+        client.log_param(run_id, "rd.data", "simulate")
+    assert json.loads(lossy("compare", "a", "b", "--at", "8", "--json"))["paired"] is False
+    assert json.loads(lossy("plot", "a", "b", "--json"))["same_images"] is False
+    assert json.loads(lossy("plot", "a", "--json"))["same_images"] is True
+
+
+def test_other_features_and_other_sizes_are_other_distortions(
+    lossy: Callable[..., str], log: Log, client: Any
+) -> None:
+    for label, feature_map in (("a", "cnn/1"), ("b", "cnn/2")):
+        client.set_tag(log(label, target="features"), "feature_map", feature_map)
+    log("pixels")
+    log("larger", n_dimensions=784)
+    said = _error(ConflictError, lossy, "plot", "a", "b")
+    assert "a has the distortion features of cnn/1 over 6 dimensions, that of b features of cnn/2" in said
+    assert "lossy evaluate b --set rd.target=features --set rd.feature_map=cnn/1" in said
+    said = _error(ConflictError, lossy, "compare", "pixels", "larger")
+    assert "mse over 784 dimensions" in said
+    assert "differ in size" in said
+
+
 def test_nothing_is_extrapolated(lossy: Callable[..., str], log: Log) -> None:
     log("a")
     log("b", B)
@@ -102,7 +129,7 @@ def test_what_is_not_there_is_said_with_what_is(lossy: Callable[..., str], log: 
     assert "lossy evaluate vae10_digit" in said
     log("joint", target="joint")
     said = _error(ConflictError, lossy, "compare", "vae10_digits", "joint")
-    assert "vae10_digits has the distortion mse, that of joint joint" in said
+    assert "vae10_digits has the distortion mse over 6 dimensions, that of joint joint over 6" in said
 
 
 def test_another_kind_of_file_or_place_is_refused(lossy: Callable[..., str], log: Log, here: Any) -> None:
