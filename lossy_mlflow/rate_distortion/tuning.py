@@ -31,10 +31,9 @@ _FLOOR = 0.1  # of the mean density of betas, everywhere
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """How large a pilot is. `n_curvatures`: of how many particles the Jacobian is computed at each of its betas."""
+    """How many particles of each datum go through it, and what share of their moves it aims to have accepted."""
 
     n_particles: int = 8
-    n_curvatures: int = 4
     target_acceptance: float = 0.8
 
 
@@ -111,10 +110,10 @@ def tune(
         log_w = log_w - (beta - last) * state.d
         state, log_w = _resampled(state, log_w, generator)
         if index % _MASS_EVERY == 0:
-            curvature, axis = torch.linalg.eigh(distortion.curvature(state.z[:, : pilot.n_curvatures]))
+            curvature, axis = torch.linalg.eigh(distortion.curvature(state.z))
             curvature = curvature.clamp(min=0)
             masses.append((beta, axis.float(), curvature.float()))
-            spent += 0.5 * distortion.z_size * pilot.n_curvatures / pilot.n_particles
+            spent += 0.5 * distortion.z_size
         scale = axis / torch.sqrt(1 + beta * curvature).unsqueeze(-2)
         for _ in range(_MOVES):
             size = log_step.exp().unsqueeze(1).expand(shape[:2])

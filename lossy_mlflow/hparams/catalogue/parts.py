@@ -72,7 +72,7 @@ def z100_rd() -> Hparam:
     rd = default_rd()
     rd.max_beta = 3333.0
     rd.anneal_steps = 1500
-    rd.leapfrog_steps = 3
+    rd.leapfrog_steps = 4
     return rd
 
 
