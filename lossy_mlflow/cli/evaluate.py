@@ -137,6 +137,8 @@ def _print(result: EvaluateResult) -> None:
         click.echo(f"gap at beta {gap.beta:.4g}: {_number(gap.gap, gap.se, 3)} nats")
     for name, value in curve.log_likelihood.items():
         click.echo(f"{name}: {_number(value, None, 3)}")
+    if not result.delivered:
+        click.echo("The run waits on this machine for the server to answer: lossy outbox status")
     for doubt in curve.doubts:
         click.echo(f"Careful: {doubt}")
     click.echo(f"\nDraw it    lossy plot {result.label}{' --quick' if curve.quick else ''}")

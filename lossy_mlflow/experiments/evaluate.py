@@ -99,12 +99,17 @@ def _evaluate(
         started = "new" if earlier is None else "resumed"
         if earlier is not None and earlier.info.status == "FINISHED":
             started, run_id = "finished", earlier.info.run_id
+            curve = read_record(connection.client, run_id)
         else:
             resumed = earlier.info.run_id if earlier else None
-            run_id = carry_out(
+            run_id, curve = carry_out(
                 connection, planned, subject, sha256, user_code, progress, resumed, made_for_us
             )
-        delivered = connection.outbox is None or connection.outbox.has_delivered(run_id, _DELIVERY_S)
+        delivered = True
+        if connection.outbox:
+            delivered = connection.outbox.has_delivered(run_id, _DELIVERY_S)
+            # A run that was started while the server was away has got the server's id meanwhile.
+            run_id = (connection.outbox.server_run_id(run_id) if delivered else None) or run_id
         run = connection.client.get_run(run_id)
         return EvaluateResult(
             planned.label,
@@ -113,7 +118,7 @@ def _evaluate(
             connection.client.get_experiment(run.info.experiment_id).name,
             without_password(connection.uri),
             delivered,
-            read_record(connection.client, run_id),
+            curve,
         )
 
 

@@ -43,8 +43,8 @@ def carry_out(
     progress: Callable[[EvaluationProgress], None] | None,
     resumed: str | None,
     made_for_us: str | None,
-) -> str:
-    """The id of the run, which is finished when this returns. `sha256`: the evaluation's identity."""
+) -> tuple[str, CurveRecord]:
+    """The id of the run, which is finished when this returns, and its curve. `sha256`: the evaluation's identity."""
     client = connection.client
     tags = _tags(planned, subject, sha256)
     target = None
@@ -62,11 +62,11 @@ def carry_out(
             evaluation = Evaluation(attempt, planned.label, subject, target, state, asked, progress)
             try:
                 curve = evaluation.run()
-                _store(attempt, planned, subject, curve, evaluation)
+                record = _store(attempt, planned, subject, curve, evaluation)
             except Exception:
                 log.exception("the evaluation ended")
                 raise
-    return run_id
+    return run_id, record
 
 
 def _tags(planned: Plan, subject: Subject, sha256: str) -> dict[str, str]:
@@ -111,7 +111,9 @@ def _make_run(connection: Connection, planned: Plan, tags: dict[str, str]) -> st
     return str(run.info.run_id)
 
 
-def _store(attempt: Attempt, planned: Plan, subject: Subject, curve: Curve, evaluation: Evaluation) -> None:
+def _store(
+    attempt: Attempt, planned: Plan, subject: Subject, curve: Curve, evaluation: Evaluation
+) -> CurveRecord:
     client, run_id = attempt.connection.client, attempt.run_id
     attempt.must_be_current()
     record = _record(planned, subject, curve, evaluation)
@@ -124,6 +126,7 @@ def _store(attempt: Attempt, planned: Plan, subject: Subject, curve: Curve, eval
         log.warning("%s: %s", planned.label, doubt)
     if record.doubts:
         client.set_tag(run_id, "doubts", "; ".join(record.doubts))
+    return record
 
 
 def _record(planned: Plan, subject: Subject, curve: Curve, evaluation: Evaluation) -> CurveRecord:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from lossy_mlflow.errors import LossyError
 from tests.conftest import ROOT, Workplace
@@ -193,3 +194,18 @@ def test_it_is_evidence_for_its_weights(workplace: Workplace) -> None:
     assert entry["evidence"]["evaluation"] == lineage["evaluations"][0]
     assert math.isfinite(entry["evidence"]["bdmc_gap"])
     assert workplace.json("lineage", "production@champion")["evaluations"] == lineage["evaluations"]
+
+
+def test_by_a_server_it_goes_through_the_outbox(workplace: Workplace, mlflow_server: str) -> None:
+    """Trained, evaluated, evaluated again and taken up by another program, on an `mlflow server`."""
+    workplace.environment["MLFLOW_TRACKING_URI"] = mlflow_server
+    few = ("--set", "model_train.epochs=2", "--set", "checkpointing_freq=2", "--e-name", "served")
+    assert workplace.lossy("train", "vae10_digits", *few).returncode == 0
+    curve = workplace.json("evaluate", "vae10_digits_served", *SMALL)
+    again = workplace.lossy("evaluate", "vae10_digits_served", *SMALL)
+    assert "is evaluated already" in again.stdout, again.stderr
+    client = MlflowClient(mlflow_server)
+    (run,) = _runs(client, "vae10_digits_served")
+    assert run.info.status == "FINISHED"
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "rate")] == curve["rate"]
+    assert json.loads(_artifact(client, run.info.run_id, "rd_curve.json").read_text()) == curve
