@@ -19,7 +19,7 @@ def hparams() -> None:
 @user_code_option
 @json_option
 def list_sets(dataset: str | None, user_code: str | None, as_json: bool) -> None:
-    """Every hparam set: its data set, its model, or whose decoder it evaluates, and what it is."""
+    """Every hparam set, those that train first: its data set, its model, or whose decoder it evaluates, and what it is."""
     from lossy_mlflow.data import dataset_names
     from lossy_mlflow.errors import NotFoundError, did_you_mean
     from lossy_mlflow.hparams import evaluates, get_hparams, set_dataset, set_names, set_summary
@@ -44,6 +44,7 @@ def list_sets(dataset: str | None, user_code: str | None, as_json: bool) -> None
                 "description": set_summary(name),
             }
         )
+    sets.sort(key=lambda item: item["evaluates"] is not None)
     if as_json:
         print_json(sets)
     else:
