@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -21,17 +21,18 @@ from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
 _FIRST_CHANGE = 0.1  # beta d changes by this much (one sd over the prior) at the pilot's first beta
 _KNOTS_PER_E = 5.0  # betas of the pilot for each factor e
 _MASS_EVERY = 3  # of these betas, the Jacobian is computed anew: it changes little in between, and costs most
+_MASS_KEPT = 0.5  # of the mean of those before: the more places a mass has seen, the more it suits
 _LEAPFROG, _MOVES = 2, 2
 _GAIN = 0.3
 _FIRST_STEP = 0.5
-_LEAST_STEP, _LARGEST_STEP = 1e-3, 1.5
+_LEAST_STEP = 1e-3
 _SMOOTH = 1.0  # in log beta: the sd of the kernel by which what few particles say is smoothed
 _FLOOR = 0.1  # of the mean density of betas, everywhere
 
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """How many particles of each datum go through it, and what share of their moves it aims to have accepted."""
+    """How many particles of each datum go through it, two at least, and what share of their moves it aims to have accepted."""
 
     n_particles: int = 8
     target_acceptance: float = 0.8
@@ -58,8 +59,8 @@ class Tuning:
     n_gradients: float
 
     def step_sizes(self, beta: float) -> Tensor:
-        """(n_data,)."""
-        return self.step_size[_nearest(self.knots, beta)]
+        """(n_data,), for moves of at most a quarter of a Gaussian's period: half of one comes back to where d is the same."""
+        return self.step_size[_nearest(self.knots, beta)].clamp(max=_quarter(self.n_leapfrog))
 
     def scale(self, beta: float) -> Tensor:
         """A (n_data, z_size, z_size), with A A^T = (I + beta 2 J^T W J)^-1."""
@@ -84,8 +85,10 @@ def tune(
 ) -> Tuning:
     """A pilot up to the largest of `betas`, and from it a schedule of about `n_steps` betas that holds `betas` exactly.
 
-    Annealed particles, resampled where their weights differ much (SMC, Del Moral, Doucet and Jasra 2006), whose step sizes follow
-    their acceptance. `progress` hears (knots done, of how many). Raises LossyError where d isn't finite at any draw of the prior.
+    Annealed particles, whose step sizes follow their acceptance. Each half moves with the mass that the other half has found, as
+    chains will that have no part in it: a particle fits its own mass far better, and would promise larger steps. For the same
+    reason none is copied to where another is better off. `progress` hears (knots done, of how many). Raises LossyError where d
+    isn't finite at any draw of the prior.
     """
     pilot, prior = pilot or Pilot(), prior or StandardNormal()
     shape = (distortion.n_data, pilot.n_particles, distortion.z_size)
@@ -96,34 +99,39 @@ def tune(
             f"The distortion isn't finite at draws of the prior, for {n_bad} of {distortion.n_data} images.",
             "Look at what the decoder makes of z ~ N(0, I): it, or the image, has NaN or infinite values.",
         )
-    log_w = torch.zeros_like(state.d)
-    if not bool(finite.all()):
-        state, log_w = _resampled(state, torch.where(finite, log_w, -math.inf), generator)
+    state = _at_finite(state, finite)
     knots = _knots(max(betas), state.d)
     log_step = torch.full(
         (distortion.n_data,), math.log(_FIRST_STEP), dtype=torch.float64, device=distortion.device
     )
     steps, spreads = [], []
     masses: list[tuple[float, Tensor, Tensor]] = []
-    spent, last = 1.0, 0.0
+    halves = slice(0, pilot.n_particles // 2), slice(pilot.n_particles // 2, None)
+    grams: list[Tensor] = []
+    spent = 1.0
     for index, beta in enumerate(knots.tolist()):
-        log_w = log_w - (beta - last) * state.d
-        state, log_w = _resampled(state, log_w, generator)
         if index % _MASS_EVERY == 0:
-            curvature, axis = torch.linalg.eigh(distortion.curvature(state.z))
-            curvature = curvature.clamp(min=0)
-            masses.append((beta, axis.float(), curvature.float()))
+            found = [distortion.curvature(state.z[:, half]) for half in halves]
+            kept = grams or found
+            grams = [_MASS_KEPT * old + (1 - _MASS_KEPT) * new for old, new in zip(kept, found, strict=True)]
+            curvature, axes = _eigen((grams[0] + grams[1]) / 2)
+            masses.append((beta, axes.float(), curvature.float()))
+            of_other = [_eigen(gram) for gram in reversed(grams)]
             spent += 0.5 * distortion.z_size
-        scale = axis / torch.sqrt(1 + beta * curvature).unsqueeze(-2)
+        scales = [axes / torch.sqrt(1 + beta * curvature).unsqueeze(-2) for curvature, axes in of_other]
         for _ in range(_MOVES):
             size = log_step.exp().unsqueeze(1).expand(shape[:2])
-            state, info = hmc(state, beta, scale, size, _LEAPFROG, distortion, prior, generator)
-            log_step = log_step + _GAIN * (info.acceptance.mean(1) - pilot.target_acceptance)
-            log_step = log_step.clamp(math.log(_LEAST_STEP), math.log(_LARGEST_STEP))
+            moved = [
+                hmc(_part(state, half), beta, scale, size[:, half], _LEAPFROG, distortion, prior, generator)
+                for half, scale in zip(halves, scales, strict=True)
+            ]
+            state = _together([there for there, _ in moved])
+            acceptance = torch.cat([info.acceptance for _, info in moved], 1).mean(1)
+            log_step = log_step + _GAIN * (acceptance - pilot.target_acceptance)
+            log_step = log_step.clamp(math.log(_LEAST_STEP), math.log(_quarter(_LEAPFROG)))
         steps.append(log_step)
         spreads.append(state.d.std(1))
         spent += _MOVES * _LEAPFROG
-        last = beta
         if progress:
             progress(index + 1, len(knots))
     step_size = _smoothed(torch.stack(steps), knots).exp()
@@ -159,6 +167,11 @@ def schedule(tuning: Tuning, betas: Sequence[float], n_steps: int) -> Tensor:
     return torch.tensor(together, dtype=torch.float64)
 
 
+def _quarter(n_leapfrog: int) -> float:
+    """The step of which so many turn a standard Gaussian by 90 degrees: a leapfrog step of 2 sin(a / 2) turns it by a."""
+    return 2 * math.sin(math.pi / (4 * n_leapfrog))
+
+
 def _nearest(knots: Tensor, beta: float) -> int:
     """The index of the knot that is nearest in log beta."""
     return int((knots.log() - math.log(beta)).abs().argmin())
@@ -174,15 +187,12 @@ def _knots(largest: float, d: Tensor) -> Tensor:
     return knots
 
 
-def _resampled(state: State, log_w: Tensor, generator: torch.Generator) -> tuple[State, Tensor]:
-    """Particles drawn by weight (systematically), for the data whose effective number is below half, or that have one of none."""
-    n = log_w.shape[1]
-    weights = torch.softmax(log_w, 1)
-    due = (1 / weights.square().sum(1) < n / 2) | (weights == 0).any(1)
-    offset = torch.rand((len(log_w), 1), generator=generator, device=log_w.device, dtype=torch.float64)
-    positions = (offset + torch.arange(n, device=log_w.device)) / n
-    chosen = torch.searchsorted(weights.cumsum(1), positions).clamp(max=n - 1)
-    index = torch.where(due.unsqueeze(1), chosen, torch.arange(n, device=log_w.device))
+def _at_finite(state: State, finite: Tensor) -> State:
+    """Particles without a finite d go where others of their datum are, one of which at least must have one."""
+    n = finite.shape[1]
+    order = torch.argsort(~finite, dim=1, stable=True)  # the finite ones first; the rest take them in turn
+    turn = torch.arange(n, device=finite.device) % finite.sum(1, keepdim=True)
+    index = torch.where(finite, torch.arange(n, device=finite.device), order.gather(1, turn))
     wide = index.unsqueeze(-1).expand_as(state.z)
     return State(
         state.z.gather(1, wide),
@@ -190,7 +200,21 @@ def _resampled(state: State, log_w: Tensor, generator: torch.Generator) -> tuple
         state.d_gradient.gather(1, wide),
         state.log_p.gather(1, index),
         state.score.gather(1, wide),
-    ), torch.where(due.unsqueeze(1), 0.0, log_w)
+    )
+
+
+def _part(state: State, half: slice) -> State:
+    return State(*(getattr(state, field.name)[:, half] for field in fields(State)))
+
+
+def _together(states: Sequence[State]) -> State:
+    return State(*(torch.cat([getattr(state, field.name) for state in states], 1) for field in fields(State)))
+
+
+def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """(eigenvalues, none below 0; eigenvectors)."""
+    curvature, axes = torch.linalg.eigh(gram)
+    return curvature.clamp(min=0), axes
 
 
 def _smoothed(values: Tensor, knots: Tensor) -> Tensor:
