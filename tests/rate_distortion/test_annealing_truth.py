@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
-from lossy_mlflow.rate_distortion import Quadratic, closed_form, curve, tune
+from lossy_mlflow.rate_distortion import Quadratic, closed_form, curve, simulate, tune
 from lossy_mlflow.rate_distortion.network import FullyConnected, Layer
 from tests.rate_distortion.problems import (
     assert_mean,
@@ -13,6 +16,7 @@ from tests.rate_distortion.problems import (
     copies,
     linear,
     seeded,
+    small_net,
     through_a_network,
 )
 
@@ -132,6 +136,28 @@ def test_a_decoder_in_float32_is_enough():
     assert off < 0.5
     assert_mean(found.log_z[0], truth.log_z, bias=off)
     assert_mean(found.rate[0], truth.rate, bias=off)
+
+
+def test_chains_accept_as_much_as_the_pilot_aimed_at():
+    """Of a bent decoder, whose Jacobian differs along the posterior: a mass suits those it was found by, and others less."""
+    one = through_a_network(small_net(40, 40, scale=4.0), torch.zeros(1, 40, dtype=torch.float64), 40)
+    simulated, _ = simulate(one, 20, 1000.0, seeded(1))
+    found = measured(simulated, 200, betas=[1.0, 30.0, 300.0, 1000.0], n_chains=8)
+    # 0.8, but for what no mean of masses suits. By their own mass, particles promise steps of which chains take 6 % at the end.
+    assert ((found.mean("acceptance") > 0.5) & (found.mean("acceptance") < 0.9)).all()
+
+
+def test_no_move_comes_back_to_where_it_began():
+    """With the prior for a posterior, any step is accepted, and of length pi a move keeps d: the schedule would see no spread."""
+    distortion = copies(2, 100, 50)
+    tuning = tune(distortion, [36000.0], seeded(1), n_steps=200)
+    for n_leapfrog in (1, 2, 4):
+        sizes = replace(tuning, n_leapfrog=n_leapfrog).step_sizes(36000.0)
+        # Leapfrog of a step e turns by 2 asin(e / 2): a quarter turn in all, or less.
+        assert (2 * n_leapfrog * torch.asin(sizes / 2) < math.pi / 2 + 1e-9).all()
+    # d = chi-squared with 2 degrees of freedom / (2 beta): its log weight gains with an sd of 1 for each nat of log beta.
+    spread = (tuning.knots.unsqueeze(1) * tuning.spread)[tuning.knots > 3600].mean()
+    assert 0.7 < float(spread) < 1.2
 
 
 @pytest.mark.campaign

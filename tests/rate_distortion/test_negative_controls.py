@@ -162,7 +162,8 @@ def feature_gap(noise_of_pixels):
         noise = torch.randn(images.shape, generator=seeded(2), dtype=torch.float64)
         images = images + noise / math.sqrt(2 * beta)
         simulated = feature_error(decoder, features, images, 2)
-    tuning = tune(simulated, [beta], seeded(3), n_steps=300)
+    # Short moves, and few: of a Gaussian, a move of the usual length forgets at once where it began.
+    tuning = tune(simulated, [beta], seeded(3), n_steps=100, n_leapfrog=1)
     found = gap(simulated, z, tuning, 8, seeded(4))
     return found, feature_truth(stretch, simulated._targets, beta)
 
