@@ -70,9 +70,9 @@ def test_the_same_is_evaluated_once_and_another_apart(workplace: Workplace, clie
     again = workplace.lossy("evaluate", "vae10_digits", *SMALL)
     assert "is evaluated already" in again.stdout
     assert len(_runs(client, "vae10_digits")) == 1
-    for other in (("--set", "rd.random_seed=11"), ("--data", "simulate")):
-        assert "evaluated: " in workplace.lossy("evaluate", "vae10_digits", *SMALL, *other).stdout
-    assert len({run.data.tags["evaluation_sha256"] for run in _runs(client, "vae10_digits")}) == 3
+    other = workplace.lossy("evaluate", "vae10_digits", *SMALL, "--data", "simulate")
+    assert "evaluated: " in other.stdout
+    assert len({run.data.tags["evaluation_sha256"] for run in _runs(client, "vae10_digits")}) == 2
 
 
 def test_a_linear_decoder_is_held_against_its_closed_form(workplace: Workplace) -> None:
@@ -125,6 +125,7 @@ def second():
     assert _artifact(client, second.info.run_id, "tuning/batch_0.safetensors").exists()
 
 
+@pytest.mark.campaign
 def test_encoders_give_a_curve_above(workplace: Workplace) -> None:
     few = ("--quick", "--set", "rd.max_beta=30", "--set", "rd.n_betas=5", "--set", "rd.gap_beta_indexes=[]")
     chains = workplace.json("evaluate", "vae10_digits", *few)
