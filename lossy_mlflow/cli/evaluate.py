@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lossy_mlflow.cli.completion import hparam_sets
-from lossy_mlflow.cli.options import data_dir_option, user_code_option
+from lossy_mlflow.cli.options import data_dir_option, device_option, set_option, user_code_option
 from lossy_mlflow.cli.output import json_option, print_json, print_table
 from lossy_mlflow.user_code import explained_where_theirs
 
@@ -29,23 +29,11 @@ _SHOWN_ROWS = 12
     type=click.Choice(["test", "train", "simulate"]),
     help="On which images, in the place of rd.data. simulate: drawn from the decoder itself.",
 )
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a field, as rd.anneal_steps=2000. May be repeated.",
-)
+@set_option
 @click.option("--quick", is_flag=True, help="Few images, chains and steps: a usable curve within a minute.")
 @click.option("--log-likelihood", is_flag=True, help="log p(x) besides, by AIS and, with an encoder, IWAE.")
 @user_code_option
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto: a GPU, if any.",
-)
+@device_option
 @data_dir_option
 @json_option
 def evaluate(

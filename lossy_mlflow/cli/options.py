@@ -17,6 +17,20 @@ _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 user_code_option = click.option(
     "--user-code", metavar="FILE", help="A Python file that registers models and sets [LOSSY_USER_CODE]."
 )
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a field that the set defines. May be repeated.",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: a GPU, if any.",
+)
 data_dir_option = click.option("--data-dir", metavar="D", help="Where data sets lie [LOSSY_DATA_DIR].")
 
 

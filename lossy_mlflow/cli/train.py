@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lossy_mlflow.cli.completion import trained_sets
-from lossy_mlflow.cli.options import data_dir_option, user_code_option
+from lossy_mlflow.cli.options import data_dir_option, device_option, set_option, user_code_option
 from lossy_mlflow.cli.output import json_option, print_json
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.user_code import explained_where_theirs
@@ -29,21 +29,9 @@ if TYPE_CHECKING:
 @click.argument("hparam_set", shell_complete=trained_sets)
 @click.option("--e-name", default="", metavar="E", help="Another copy: the label becomes HPARAM_SET_E.")
 @click.option("--overwrite", is_flag=True, help="Start anew, although the label has a run.")
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a field that the set defines. May be repeated.",
-)
+@set_option
 @user_code_option
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto: a GPU, if any.",
-)
+@device_option
 @data_dir_option
 @json_option
 def train(

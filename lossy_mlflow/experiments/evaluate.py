@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lossy_mlflow")
 
-_DELIVERY_S = 30
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluateResult:
@@ -88,14 +86,14 @@ def _evaluate(
     from lossy_mlflow.experiments.evaluation_work import carry_out
     from lossy_mlflow.tracking.connection import without_password
     from lossy_mlflow.tracking.ownership import label_lock
+    from lossy_mlflow.tracking.runs import end_surplus_run
 
     subject = subject_of(connection, planned, device, data_dir)
     sha256 = identity(planned.checkpoint.weights_sha256, subject.data_digest, planned.tree, planned.quick)
     with label_lock(connection.uri, f"{planned.label} evaluation {sha256[:16]}"):
         earlier = _earlier(connection, planned.label, sha256)
         if earlier and made_for_us:
-            connection.client.set_tag(made_for_us, "same_as", earlier.info.run_id)
-            connection.client.set_terminated(made_for_us, "FINISHED")
+            end_surplus_run(connection.client, made_for_us, earlier.info.run_id)
         started = "new" if earlier is None else "resumed"
         if earlier is not None and earlier.info.status == "FINISHED":
             started, run_id = "finished", earlier.info.run_id
@@ -105,11 +103,7 @@ def _evaluate(
             run_id, curve = carry_out(
                 connection, planned, subject, sha256, user_code, progress, resumed, made_for_us
             )
-        delivered = True
-        if connection.outbox:
-            delivered = connection.outbox.has_delivered(run_id, _DELIVERY_S)
-            # A run that was started while the server was away has got the server's id meanwhile.
-            run_id = (connection.outbox.server_run_id(run_id) if delivered else None) or run_id
+        delivered, run_id = connection.delivered(run_id)
         run = connection.client.get_run(run_id)
         return EvaluateResult(
             planned.label,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from mlflow import MlflowClient
@@ -26,15 +24,15 @@ from lossy_mlflow.experiments.curve_record import (
     GapRecord,
     plotted,
 )
-from lossy_mlflow.models import decode
+from lossy_mlflow.models import decode, tensor_of
 from lossy_mlflow.plots import image_grid
 from lossy_mlflow.plots.curves import figure_bytes, rd_figure
 from lossy_mlflow.rate_distortion import Curve, Distortion, Gap, Quadratic, closed_form
-from lossy_mlflow.tracking.provenance import log_text
+from lossy_mlflow.tracking.metrics import METRICS_A_BATCH
+from lossy_mlflow.tracking.provenance import log_bytes, log_text
 
 _TABLE_FILE = "rd_table.txt"
 _FIGURE_FILE = "rd_curve.png"
-_METRICS_A_BATCH = 1000
 
 
 def curve_lists(curve: Curve) -> dict[str, list[float | None]]:
@@ -67,15 +65,13 @@ def numbers(values: Tensor) -> list[float | None]:
 
 def log_record(client: MlflowClient, run_id: str, record: CurveRecord, curve: Curve) -> None:
     """The files and the metrics. Safe to repeat: metrics have the run's own time, and so are the same points."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     log_text(client, run_id, json.dumps(asdict(record), indent=1) + "\n", CURVE_FILE)
     log_text(client, run_id, table(record), _TABLE_FILE)
     _log_figure(client, run_id, record)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, DATA_FILE)
-        save_file({name: getattr(curve, name).contiguous() for name in BY_DATUM}, file)
-        client.log_artifact(run_id, str(file))
+    by_datum = {name: getattr(curve, name).contiguous() for name in BY_DATUM}
+    log_bytes(client, run_id, save(by_datum), DATA_FILE)
     at = client.get_run(run_id).info.start_time
     metrics = [
         Metric(name, value, at, step)
@@ -91,8 +87,8 @@ def log_record(client: MlflowClient, run_id: str, record: CurveRecord, curve: Cu
     metrics += [
         Metric(name, value, at, 0) for name, value in record.log_likelihood.items() if value is not None
     ]
-    for first in range(0, len(metrics), _METRICS_A_BATCH):
-        client.log_batch(run_id, metrics=metrics[first : first + _METRICS_A_BATCH])
+    for first in range(0, len(metrics), METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=metrics[first : first + METRICS_A_BATCH])
 
 
 def _log_figure(client: MlflowClient, run_id: str, record: CurveRecord) -> None:
@@ -100,10 +96,7 @@ def _log_figure(client: MlflowClient, run_id: str, record: CurveRecord) -> None:
         figure = rd_figure([plotted(record)], unit=UNITS[record.target])
     except UsageError:  # nothing finite is left to draw, as the record says itself
         return
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, _FIGURE_FILE)
-        file.write_bytes(figure_bytes(figure, "png"))
-        client.log_artifact(run_id, str(file))
+    log_bytes(client, run_id, figure_bytes(figure, "png"), _FIGURE_FILE)
 
 
 def table(record: CurveRecord) -> str:
@@ -149,10 +142,10 @@ def log_reconstructions(
     """A picture: `images` in the first row, below them what their heaviest chains decode to, the smallest beta first."""
     if not drawn or len(input_dims) != 3 or input_dims[0] not in (1, 3):
         return
-    like = next(iter(decoder.state_dict().values()), torch.zeros(()))
+    like = tensor_of(decoder)
     rows = [images.cpu()]
     for index in sorted(drawn):
-        means, _ = decode(decoder, drawn[index].to(like.device, torch.float32))
+        means, _ = decode(decoder, drawn[index].to(like))
         rows.append(means.cpu())
     grid = image_grid(torch.cat(rows), input_dims, columns=len(images))
     client.log_image(run_id, grid, artifact_file="reconstructions.png")

@@ -121,8 +121,7 @@ class Evaluation:
             done.encoder = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
             done.generator = generator.get_state()
             self._work.report("curve", len(done.points) / len(settings.betas), len(images))
-            if time.monotonic() - self._saved > _SAVE_EVERY_S:
-                self._save()
+            self._save_if_due()
             self._stop_if_asked()
 
         variational_curve(
@@ -223,8 +222,7 @@ class Evaluation:
             done.points.append(point)
             self._draw(batch, annealing)
             self._work.report("curve", annealing.step / (len(tuning.betas) - 1), distortion.n_data)
-            if time.monotonic() - self._saved > _SAVE_EVERY_S:
-                self._save()
+            self._save_if_due()
             self._stop_if_asked()
 
         anneal(
@@ -258,6 +256,10 @@ class Evaluation:
         found = gap(simulated, z, tuning, settings.n_chains, noise, prior=self._prior, progress=heard)
         self._work.finish("gap", simulated.n_data)
         return found
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved > _SAVE_EVERY_S:
+            self._save()
 
     def _save(self) -> None:
         self._n_saved += 1

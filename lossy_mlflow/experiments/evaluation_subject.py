@@ -152,21 +152,20 @@ def subject_of(connection: Connection, planned: Plan, device: str, data_dir: str
         digest = hashlib.sha256(
             f"simulated {settings.random_seed} {settings.n_images} {digest}".encode()
         ).hexdigest()
-    whole = _autoencoder(connection, planned, trained, on) if settings.log_likelihood else None
+    whole = _autoencoder(connection, planned, trained, settings, on) if settings.log_likelihood else None
     learned_from = splits.train[: None if settings.estimator == "variational" else 0].to(on)
     measured_by = f"{map_of_features.name}/{map_of_features.version}" if map_of_features else ""
     return Subject(settings, decoder, trained, z_size, images, learned_from, digest, made, whole, measured_by)
 
 
 def _autoencoder(
-    connection: Connection, planned: Plan, trained: Hparam, on: torch.device
+    connection: Connection, planned: Plan, trained: Hparam, settings: RdSettings, on: torch.device
 ) -> nn.Module | None:
     """The model with the encoder of its training; None where that isn't to be had, or the decoder was changed since."""
     from lossy_mlflow.experiments.warm_start import warm_start
     from lossy_mlflow.models import Autoencoder, build_model
 
-    rd = planned.tree.rd
-    if rd.blur_std is not None or rd.overwrite_variance is not None:
+    if settings.blur_std is not None or settings.overwrite_variance is not None:
         return None
     model = build_model(trained)
     if not isinstance(model, Autoencoder):

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from mlflow.tracking.context.registry import resolve_tags
-
 from lossy_mlflow.experiments.curve_record import CurveRecord
 from lossy_mlflow.experiments.evaluation_record import (
     curve_lists,
@@ -26,7 +24,7 @@ from lossy_mlflow.rate_distortion import Curve, Gap
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.ownership import lock_domain
 from lossy_mlflow.tracking.provenance import git_commit
-from lossy_mlflow.tracking.runs import experiment_for, log_hparams, set_tags
+from lossy_mlflow.tracking.runs import create_run, experiment_for, log_hparams, set_tags
 from lossy_mlflow.tracking.session import Attempt, running
 from lossy_mlflow.tracking.signals import stop_request
 from lossy_mlflow.tracking.training_state import load_training_state
@@ -102,13 +100,8 @@ def _about(planned: Plan, subject: Subject) -> str:
 
 def _make_run(connection: Connection, planned: Plan, tags: dict[str, str]) -> str:
     experiment = experiment_for(connection.client, experiment_name(planned.tree))
-    run = connection.client.create_run(
-        experiment.experiment_id,
-        start_time=int(connection.now() * 1000),
-        tags=resolve_tags({**tags, "owner": lock_domain(), "heartbeat": f"{connection.now():.0f}"}),
-        run_name=planned.label,
-    )
-    return str(run.info.run_id)
+    alive = {"owner": lock_domain(), "heartbeat": f"{connection.now():.0f}"}
+    return create_run(connection, experiment.experiment_id, planned.label, tags | alive)
 
 
 def _store(

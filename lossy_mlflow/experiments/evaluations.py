@@ -79,14 +79,18 @@ def _cure(first: Evaluated, other: Evaluated, label: str) -> str:
     )
 
 
-def _latest(client: MlflowClient, label: str, quick: bool) -> Run:
+def finished_evaluations(client: MlflowClient, label: str, quick: bool) -> list[Run]:
+    """The runs that have evaluated it, the latest first; those that were made with --quick only where `quick` allows it."""
     from lossy_mlflow.tracking.runs import runs_of_label
 
     finished = [run for run in runs_of_label(client, label, "evaluate") if run.info.status == "FINISHED"]
-    allowed = finished if quick else [run for run in finished if not _is_quick(run)]
-    if allowed:
+    return [run for run in finished if quick or not _is_quick(run)]
+
+
+def _latest(client: MlflowClient, label: str, quick: bool) -> Run:
+    if allowed := finished_evaluations(client, label, quick):
         return allowed[0]
-    if finished:
+    if finished_evaluations(client, label, quick=True):
         raise NotFoundError(
             f"{label} has been evaluated with --quick alone.",
             f"Evaluate it: lossy evaluate {label}    or take that one: --quick",

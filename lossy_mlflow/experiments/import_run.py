@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.context.registry import resolve_tags
 from safetensors.torch import save
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from lossy_mlflow.tracking.ending import state_and_reason
 from lossy_mlflow.tracking.ownership import heartbeat, lock_domain, run_lock
 from lossy_mlflow.tracking.provenance import git_commit
 from lossy_mlflow.tracking.runs import (
+    create_run,
     experiment_for,
     hparams_of_run,
     known_run,
@@ -239,13 +239,9 @@ def _make_run(connection: Connection, item: Incoming, experiment_id: str) -> str
         **_common_tags(item),
         "mlflow.note.content": describe(item.name, item.tree),
     }
-    run = connection.client.create_run(
-        experiment_id,
-        start_time=int(connection.now() * 1000),
-        tags=resolve_tags({key: value for key, value in tags.items() if value}),
-        run_name=item.name,
+    return create_run(
+        connection, experiment_id, item.name, {key: value for key, value in tags.items() if value}
     )
-    return str(run.info.run_id)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from mlflow import MlflowClient
-from mlflow.tracking.context.registry import resolve_tags
 
 from lossy_mlflow.data import Splits
 from lossy_mlflow.errors import ConflictError
@@ -15,7 +14,7 @@ from lossy_mlflow.hparams import hparams_sha256
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.ownership import lock_domain
 from lossy_mlflow.tracking.provenance import git_commit
-from lossy_mlflow.tracking.runs import STARTED_OFFLINE, known_run, runs_of_label, set_tags
+from lossy_mlflow.tracking.runs import STARTED_OFFLINE, create_run, known_run, runs_of_label, set_tags
 
 
 def run_tags(
@@ -68,14 +67,7 @@ def make_run(
     if run_id:
         set_tags(client, run_id, tags)
     else:
-        run = client.create_run(
-            experiment_id,
-            # By the server's clock: which of two runs is the earlier must not depend on whose clock is right.
-            start_time=int(connection.now() * 1000),
-            tags=resolve_tags(tags),
-            run_name=request.label,
-        )
-        run_id = run.info.run_id
+        run_id = create_run(connection, experiment_id, request.label, tags)
     if connection.answers:
         _give_way(connection, request.label, run_id)
     return run_id

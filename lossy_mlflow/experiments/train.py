@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from lossy_mlflow.tracking.connection import Connection
 
 
-# How long a finished training waits for its decoders to be published, where the server answers.
-_DELIVERY_S = 30
-
-
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """A finished training. `started`: new, resumed or finished (it was there already). Losses in nats per image.
@@ -105,7 +101,7 @@ def train(
             _refuse(connection, decision, label, tree, earlier)
             request = Request(label, hparam_set, e_name, tree, overwrite, device, data_dir, file, progress)
             trained = _carry_out(connection, decision, request, run_id)
-            delivered = connection.outbox is None or connection.outbox.has_delivered(trained, _DELIVERY_S)
+            delivered, trained = connection.delivered(trained)
             started = "resumed" if decision.start is Start.RESUME else decision.start.value
             return _result(connection, trained, label, started, without_password(connection.uri), delivered)
 
@@ -121,9 +117,11 @@ def _earlier_runs(connection: Connection, label: str) -> list[Run]:
 
 def _carry_out(connection: Connection, decision: Decision, request: Request, made_for_us: str | None) -> str:
     """The id of the label's run, which is finished when this returns."""
+    from lossy_mlflow.tracking.runs import end_surplus_run
+
     earlier = decision.run.run_id if decision.run and decision.start is not Start.NEW else None
     if earlier and made_for_us:
-        _end_surplus_run(connection, made_for_us, earlier)
+        end_surplus_run(connection.client, made_for_us, earlier)
     if earlier and decision.start is Start.FINISHED:
         return earlier
     # Only here is torch needed: a finished label is reported without it.
@@ -133,12 +131,6 @@ def _carry_out(connection: Connection, decision: Decision, request: Request, mad
     if connection.answers:
         close_dead_runs_of_this_machine(connection)
     return run_training(connection, request, resumed=earlier, made_for_us=made_for_us)
-
-
-def _end_surplus_run(connection: Connection, surplus: str, run_id: str) -> None:
-    """The run that `mlflow run` made for a label that has one already points at it."""
-    connection.client.set_tag(surplus, "same_as", run_id)
-    connection.client.set_terminated(surplus, "FINISHED")
 
 
 def _refuse(connection: Connection, decision: Decision, label: str, tree: Hparam, earlier: list[Run]) -> None:
@@ -180,9 +172,6 @@ def _result(
     from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, versions_of_run
 
     client = connection.client
-    if connection.outbox and delivered:
-        # A run that was started while the server was away has got the server's id meanwhile.
-        run_id = connection.outbox.server_run_id(run_id) or run_id
     run = client.get_run(run_id)
     versions = by_epoch(versions_of_run(client, run_id, label)) if delivered else {}
     # The metric tells, whatever somebody has deleted or edited of the versions since.

@@ -6,15 +6,15 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import torch
-from mlflow.entities import Run
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError
+from lossy_mlflow.experiments.evaluations import finished_evaluations
 from lossy_mlflow.rate_distortion import Tuning
 from lossy_mlflow.tracking.connection import Connection
-from lossy_mlflow.tracking.runs import artifacts_of, paths_in, runs_of_label
+from lossy_mlflow.tracking.provenance import log_bytes
+from lossy_mlflow.tracking.runs import artifacts_of, paths_in
 
 FOLDER = "tuning"
 _TENSORS = [field.name for field in fields(Tuning) if field.name not in ("n_leapfrog", "n_gradients")]
@@ -34,7 +34,7 @@ def find_target(connection: Connection, label: str, tags: dict[str, str]) -> Tar
 
     Raises NotFoundError where there is none.
     """
-    runs = [run for run in runs_of_label(connection.client, label, "evaluate") if _is_whole(run)]
+    runs = finished_evaluations(connection.client, label, quick=False)
     if not runs:
         raise NotFoundError(
             f"step_sizes_target is {label!r}, which has no finished evaluation.",
@@ -45,20 +45,14 @@ def find_target(connection: Connection, label: str, tags: dict[str, str]) -> Tar
     return Target(runs[0].info.run_id, label, same)
 
 
-def _is_whole(run: Run) -> bool:
-    return run.info.status == "FINISHED" and run.data.tags.get("quick") != "true"
-
-
 def store_tuning(connection: Connection, run_id: str, batch: int, tuning: Tuning) -> None:
     """As the run's artifact tuning/batch_N.safetensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     about = {"n_leapfrog": tuning.n_leapfrog, "n_gradients": tuning.n_gradients}
     tensors = {name: getattr(tuning, name).cpu().contiguous() for name in _TENSORS}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"batch_{batch}.safetensors")
-        save_file(tensors, file, {"tuning": json.dumps(about)})
-        connection.client.log_artifact(run_id, str(file), FOLDER)
+    content = save(tensors, {"tuning": json.dumps(about)})
+    log_bytes(connection.client, run_id, content, _path(batch))
 
 
 def load_tuning(connection: Connection, run_id: str, batch: int, device: torch.device) -> Tuning | None:
@@ -66,7 +60,7 @@ def load_tuning(connection: Connection, run_id: str, batch: int, device: torch.d
     from safetensors import SafetensorError, safe_open
 
     artifacts = artifacts_of(connection.client, run_id)
-    path = f"{FOLDER}/batch_{batch}.safetensors"
+    path = _path(batch)
     if path not in paths_in(artifacts, FOLDER):
         return None
     with tempfile.TemporaryDirectory() as folder:
@@ -77,6 +71,10 @@ def load_tuning(connection: Connection, run_id: str, batch: int, device: torch.d
                 return Tuning(**{name: content.get_tensor(name) for name in _TENSORS}, **about)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise LossyError(f"The tuning of the run {run_id} is damaged: {path}.") from error
+
+
+def _path(batch: int) -> str:
+    return f"{FOLDER}/batch_{batch}.safetensors"
 
 
 def tuning_of_target(

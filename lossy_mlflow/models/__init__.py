@@ -13,6 +13,7 @@ from lossy_mlflow.models.protocols import (
     decode,
     decoder_of,
     needs_labels,
+    tensor_of,
 )
 from lossy_mlflow.models.registry import (
     build_model,
@@ -35,4 +36,5 @@ __all__ = [
     "model_names",
     "needs_labels",
     "register_model",
+    "tensor_of",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lossy_mlflow.models.fields import ImageShape
-from lossy_mlflow.models.protocols import decode
+from lossy_mlflow.models.protocols import decode, tensor_of
 from lossy_mlflow.models.vae import GaussianDecoder
 
 _KERNEL = 5
@@ -61,12 +61,11 @@ def _like(decoder: GaussianDecoder, net: nn.Module, x_logvar: Tensor) -> Gaussia
 
 def _blur_layer(decoder: nn.Module, shape: ImageShape, blur_std: float) -> nn.Linear:
     """What the blur does to each pixel alone are the columns of its matrix."""
-    like = next(
-        (tensor for tensor in decoder.state_dict().values() if tensor.is_floating_point()), torch.zeros(())
-    )
     pixels = torch.eye(shape.size, dtype=torch.float64).view(-1, shape.channels, shape.height, shape.width)
     layer = nn.Linear(shape.size, shape.size, bias=False)
-    layer.weight = nn.Parameter(blur(pixels, blur_std).flatten(1).t().to(like), requires_grad=False)
+    layer.weight = nn.Parameter(
+        blur(pixels, blur_std).flatten(1).t().to(tensor_of(decoder)), requires_grad=False
+    )
     return layer
 
 

@@ -81,6 +81,14 @@ def needs_labels(model: nn.Module) -> bool:
     return bool(getattr(model, "needs_labels", False))
 
 
+def tensor_of(module: nn.Module) -> Tensor:
+    """A tensor of the dtype and on the device that it computes in; float32 on the CPU where it has no weights."""
+    import torch
+
+    weights = module.state_dict().values()
+    return next((tensor for tensor in weights if tensor.is_floating_point()), torch.zeros(()))
+
+
 def decode(decoder: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
     """(x_mean, x_logvar) of a decoder, whichever of the two ways it gives them.
 

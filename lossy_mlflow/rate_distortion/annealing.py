@@ -65,14 +65,9 @@ def start(
     """Chains drawn from the prior, at beta = 0."""
     prior = prior or StandardNormal()
     z = prior.sample((distortion.n_data, n_chains, distortion.z_size), generator)
-    return _fresh(0, state_at(z, distortion, prior))
-
-
-def _fresh(step: int, state: State) -> Annealing:
-    zero = torch.zeros_like(state.d)
-    return Annealing(
-        step, state, zero, torch.zeros_like(state.d[:, 0]), 0, torch.zeros((), dtype=torch.int64)
-    )
+    state = state_at(z, distortion, prior)
+    log_w, acceptance = torch.zeros_like(state.d), torch.zeros_like(state.d[:, 0])
+    return Annealing(0, state, log_w, acceptance, 0, torch.zeros((), dtype=torch.int64))
 
 
 def anneal(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from lossy_mlflow.rate_distortion.variational import VariationalPoint
 LEAST_ESS = 2.0  # below it, an estimate rests on one chain
 _DOUBTFUL_SHARE = 0.1  # of the data with so few
 _LARGE_LEAD = 1.0  # nats, of the mean over data
+_BY_DATUM = [field.name for field in fields(Point) if field.name not in ("beta", "n_non_finite")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +147,3 @@ def as_point(point: VariationalPoint) -> Point:
         acceptance=unknown,
         n_non_finite=0,
     )
-
-
-_BY_DATUM = (
-    "rate",
-    "rate_se",
-    "distortion",
-    "distortion_se",
-    "log_z",
-    "log_z_se",
-    "ess",
-    "lead",
-    "acceptance",
-)

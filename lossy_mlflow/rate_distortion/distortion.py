@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lossy_mlflow.errors import UsageError
-from lossy_mlflow.models import FeatureMap, decode
+from lossy_mlflow.models import FeatureMap, decode, tensor_of
 from lossy_mlflow.models.vae import GaussianDecoder
 from lossy_mlflow.rate_distortion.network import FullyConnected, Network, network_of
 
@@ -138,7 +138,7 @@ def feature_error(decoder: nn.Module, feature_map: nn.Module, images: Tensor, z_
             f"{type(feature_map).__name__} has no features(x).", "Give it a method features(x) -> (batch, n)."
         )
     features = feature_map.features
-    like = _like(decoder)
+    like = tensor_of(decoder)
     network = network_of(lambda z: features(decode(decoder, z)[0]), z_size, like)
     with torch.no_grad():
         targets = features(images.to(like.device, like.dtype))
@@ -147,7 +147,7 @@ def feature_error(decoder: nn.Module, feature_map: nn.Module, images: Tensor, z_
 
 def _mean_of(decoder: nn.Module, z_size: int) -> tuple[Network, Tensor]:
     """The decoder's mean as a network, and its logvar. A decoder of ours shows its layers by an attribute `net`."""
-    like = _like(decoder)
+    like = tensor_of(decoder)
     with torch.no_grad():
         mean, logvar = decode(decoder, torch.zeros(1, z_size, dtype=like.dtype, device=like.device))
     if logvar.numel() not in (1, mean.shape[1]):
@@ -157,13 +157,6 @@ def _mean_of(decoder: nn.Module, z_size: int) -> tuple[Network, Tensor]:
     layers = getattr(decoder, "net", None) if isinstance(decoder, GaussianDecoder) else None
     forward = layers if layers is not None else (lambda z: decode(decoder, z)[0])
     return network_of(forward, z_size, like), logvar.reshape(-1) if logvar.numel() > 1 else logvar.reshape(())
-
-
-def _like(decoder: nn.Module) -> Tensor:
-    """A tensor of the dtype and on the device that it computes in."""
-    return next(
-        (tensor for tensor in decoder.state_dict().values() if tensor.is_floating_point()), torch.zeros(())
-    )
 
 
 def _made(network: Network, targets: Tensor, weight: Tensor, constant: float = 0.0) -> Distortion:

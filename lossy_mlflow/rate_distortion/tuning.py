@@ -65,7 +65,7 @@ class Tuning:
     def scale(self, beta: float) -> Tensor:
         """A (n_data, z_size, z_size), with A A^T = (I + beta 2 J^T W J)^-1."""
         k = _nearest(self.mass_knots, beta)
-        return self.axes[k].double() / torch.sqrt(1 + beta * self.curvature[k].double()).unsqueeze(-2)
+        return _scale(self.curvature[k].double(), self.axes[k].double(), beta)
 
     def arc(self) -> float:
         """The length of the path: a chain's log weight has a variance of about arc^2 / T, and so large is its gap."""
@@ -91,15 +91,7 @@ def tune(
     isn't finite at any draw of the prior.
     """
     pilot, prior = pilot or Pilot(), prior or StandardNormal()
-    shape = (distortion.n_data, pilot.n_particles, distortion.z_size)
-    state = state_at(prior.sample(shape, generator), distortion, prior)
-    finite = torch.isfinite(state.d)
-    if n_bad := int((~finite).all(1).sum()):
-        raise LossyError(
-            f"The distortion isn't finite at draws of the prior, for {n_bad} of {distortion.n_data} images.",
-            "Look at what the decoder makes of z ~ N(0, I): it, or the image, has NaN or infinite values.",
-        )
-    state = _at_finite(state, finite)
+    state = _drawn(distortion, pilot.n_particles, prior, generator)
     knots = _knots(max(betas), state.d)
     log_step = torch.full(
         (distortion.n_data,), math.log(_FIRST_STEP), dtype=torch.float64, device=distortion.device
@@ -118,9 +110,9 @@ def tune(
             masses.append((beta, axes.float(), curvature.float()))
             of_other = [_eigen(gram) for gram in reversed(grams)]
             spent += 0.5 * distortion.z_size
-        scales = [axes / torch.sqrt(1 + beta * curvature).unsqueeze(-2) for curvature, axes in of_other]
+        scales = [_scale(curvature, axes, beta) for curvature, axes in of_other]
         for _ in range(_MOVES):
-            size = log_step.exp().unsqueeze(1).expand(shape[:2])
+            size = log_step.exp().unsqueeze(1).expand_as(state.d)
             moved = [
                 hmc(_part(state, half), beta, scale, size[:, half], _LEAPFROG, distortion, prior, generator)
                 for half, scale in zip(halves, scales, strict=True)
@@ -135,18 +127,32 @@ def tune(
         if progress:
             progress(index + 1, len(knots))
     step_size = _smoothed(torch.stack(steps), knots).exp()
+    mass_knots, mass_axes, curvatures = zip(*masses, strict=True)
     tuning = Tuning(
         knots,
         step_size,
         torch.stack(spreads),
-        torch.tensor([beta for beta, _, _ in masses], dtype=torch.float64, device=knots.device),
-        torch.stack([axis for _, axis, _ in masses]),
-        torch.stack([curvature for _, _, curvature in masses]),
+        torch.tensor(mass_knots, dtype=torch.float64, device=knots.device),
+        torch.stack(mass_axes),
+        torch.stack(curvatures),
         torch.zeros(1, dtype=torch.float64),
         n_leapfrog,
         spent,
     )
     return replace(tuning, betas=schedule(tuning, betas, n_steps))
+
+
+def _drawn(distortion: Distortion, n_particles: int, prior: Prior, generator: torch.Generator) -> State:
+    """Particles from the prior, all where d is finite. Raises LossyError where that is so of none of a datum's."""
+    shape = (distortion.n_data, n_particles, distortion.z_size)
+    state = state_at(prior.sample(shape, generator), distortion, prior)
+    finite = torch.isfinite(state.d)
+    if n_bad := int((~finite).all(1).sum()):
+        raise LossyError(
+            f"The distortion isn't finite at draws of the prior, for {n_bad} of {distortion.n_data} images.",
+            "Look at what the decoder makes of z ~ N(0, I): it, or the image, has NaN or infinite values.",
+        )
+    return _at_finite(state, finite)
 
 
 def schedule(tuning: Tuning, betas: Sequence[float], n_steps: int) -> Tensor:
@@ -209,6 +215,11 @@ def _part(state: State, half: slice) -> State:
 
 def _together(states: Sequence[State]) -> State:
     return State(*(torch.cat([getattr(state, field.name) for state in states], 1) for field in fields(State)))
+
+
+def _scale(curvature: Tensor, axes: Tensor, beta: float) -> Tensor:
+    """A (n_data, z_size, z_size), with A A^T = (I + beta G)^-1, of G's eigenvalues and eigenvectors."""
+    return axes / torch.sqrt(1 + beta * curvature).unsqueeze(-2)
 
 
 def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("lossy_mlflow")
 
 _ANSWER_WITHIN_S = 10
+# How long what has finished waits for its decoders and files to be delivered, where the server answers.
+_DELIVERED_WITHIN_S = 30
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _HTTP = ("http://", "https://")
 ADDRESSES = (
@@ -88,6 +90,15 @@ class Connection:
         `outbox.unsaved`), any other ends.
         """
         return self.outbox.journal(run_id).unsaved.keeping(what) if self.outbox else nullcontext()
+
+    def delivered(self, run_id: str) -> tuple[bool, str]:
+        """Whether all of the run is on the server, for which it is waited a while; and the run's id, the server's where it is."""
+        if self.outbox is None:
+            return True, run_id
+        if not self.outbox.has_delivered(run_id, _DELIVERED_WITHIN_S):
+            return False, run_id
+        # A run that was started while the server was away has got the server's id meanwhile.
+        return True, self.outbox.server_run_id(run_id) or run_id
 
 
 def connect() -> Connection:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lossy_mlflow.training import EpochResult
 
 _FLUSH_EVERY_S = 1.0
-_METRICS_A_BATCH = 1000
+METRICS_A_BATCH = 1000
 
 
 class EpochMetrics:
@@ -65,7 +65,7 @@ class EpochMetrics:
     def flush(self) -> None:
         """Store what waits, whole epochs in one call each, so that no step is ever there in part."""
         while self._waiting:
-            batch = self._waiting[:_METRICS_A_BATCH]
+            batch = self._waiting[:METRICS_A_BATCH]
             if len(self._waiting) > len(batch):
                 cut_step = batch[-1].step
                 whole = [metric for metric in batch if metric.step != cut_step]

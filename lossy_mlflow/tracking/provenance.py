@@ -46,9 +46,14 @@ def installed_packages() -> str:
 
 def log_text(client: MlflowClient, run_id: str, text: str, artifact: str) -> None:
     """Store `text` as the file `artifact` of the run."""
+    log_bytes(client, run_id, text.encode(), artifact)
+
+
+def log_bytes(client: MlflowClient, run_id: str, content: bytes, artifact: str) -> None:
+    """Store `content` as the file `artifact` of the run."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, Path(artifact).name)
-        file.write_text(text)
+        file.write_bytes(content)
         parent = str(Path(artifact).parent)
         client.log_artifact(run_id, str(file), None if parent == "." else parent)
 

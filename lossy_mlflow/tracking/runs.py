@@ -17,6 +17,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.entities import PagedList
 from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT
+from mlflow.tracking.context.registry import resolve_tags
 
 from lossy_mlflow.errors import ConflictError, NotFoundError, UsageError
 from lossy_mlflow.hparams import MLFLOW_RUN_PARAMETERS, Hparam, flatten, hparams_sha256, unflatten
@@ -26,6 +27,7 @@ from lossy_mlflow.tracking.tags import number
 
 if TYPE_CHECKING:
     from lossy_mlflow.outbox.program import Outbox
+    from lossy_mlflow.tracking.connection import Connection
 
 T = TypeVar("T")
 
@@ -166,6 +168,24 @@ def _within_limit(value: str) -> str:
     if len(value) <= PARAM_LENGTH_LIMIT:
         return value
     return "sha256:" + hashlib.sha256(value.encode()).hexdigest()
+
+
+def create_run(connection: Connection, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+    """The id of a new run, with these tags and those that MLflow gives every run."""
+    run = connection.client.create_run(
+        experiment_id,
+        # By the server's clock: which of two runs is the earlier must not depend on whose clock is right.
+        start_time=int(connection.now() * 1000),
+        tags=resolve_tags(dict(tags)),
+        run_name=name,
+    )
+    return str(run.info.run_id)
+
+
+def end_surplus_run(client: MlflowClient, surplus: str, run_id: str) -> None:
+    """The run that `mlflow run` made for what has one already points at that one."""
+    client.set_tag(surplus, "same_as", run_id)
+    client.set_terminated(surplus, "FINISHED")
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:

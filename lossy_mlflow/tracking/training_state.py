@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.tracking.connection import Connection, without_password
+from lossy_mlflow.tracking.provenance import log_bytes
 from lossy_mlflow.tracking.run_files import STATE_FOLDER, STATE_SLOTS, STATE_TAG, StoredState, stored_state
 from lossy_mlflow.tracking.runs import artifacts_of, paths_in
 
@@ -88,10 +89,7 @@ class TrainingStates:
             # MLflow's own call doesn't say whether there was room for it.
             outbox.journal(self._run_id).keep_file(io.BytesIO(content), f"{STATE_FOLDER}/{name}")
             return
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, name)
-            file.write_bytes(content)
-            self._connection.client.log_artifact(self._run_id, str(file), STATE_FOLDER)
+        log_bytes(self._connection.client, self._run_id, content, f"{STATE_FOLDER}/{name}")
 
 
 def load_training_state(client: MlflowClient, run_id: str) -> TrainingState | None:
