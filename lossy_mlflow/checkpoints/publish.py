@@ -175,7 +175,8 @@ def _make_version(
     # A call that waits in an outbox since before versions had pictures has none.
     samples = base64.b64decode(arguments.get("samples", ""))
     logged = _logged_model(client, run, epoch, tags)
-    description = f"Epoch {epoch}, val_loss {val_loss:.4f}." if measured else f"Epoch {epoch}."
+    # Trainings count from 1: what is of epoch 0 was imported, and nothing in it said which.
+    description = f"Epoch {epoch or 'unknown'}" + (f", val_loss {val_loss:.4f}." if measured else ".")
     if samples:
         description += f"\n\n![Samples]({_PICTURE_IN_UI.format(logged.model_id)})"
     if logged.status != LoggedModelStatus.READY:
@@ -192,11 +193,13 @@ def _make_version(
                 created=created,
             )
             digests = {"weights_sha256": saved, "files_sha256": files_sha256(folder)}
-            # Not by the client's own call, which asks twice for the model whose place is known.
+            # Neither this nor the tags by the client's own calls, which ask once more for the model that is known.
             store = get_artifact_repository(logged.artifact_location, tracking_uri=client.tracking_uri)
             store.log_artifacts(str(folder))
         # Before it is READY: whoever finds it so makes the version from its tags.
-        client.set_logged_model_tags(logged.model_id, digests | {"mlflow.note.content": description})
+        client._tracking_client.set_logged_model_tags(
+            logged.model_id, digests | {"mlflow.note.content": description}
+        )
         logged = client.finalize_logged_model(logged.model_id, "READY")
     # MLflow refuses to do that twice.
     if logged.model_id not in {item.model_id for item in (run.outputs.model_outputs if run.outputs else [])}:

@@ -28,14 +28,16 @@ def versions_of_run(client: MlflowClient, run_id: str, name: str | None = None) 
 
 
 def set_alias(client: MlflowClient, name: str, alias: str, version: int | str) -> None:
-    """Set the alias, whoever else sets it at the same moment."""
+    """Set the alias of a model that the client has been asked for already, whoever else sets it at the same moment."""
+    # Not by the client's own call, which asks for the model once more: is it one of prompts?
+    registry = client._get_registry_client()
     try:
-        client.set_registered_model_alias(name, alias, str(version))
+        registry.set_registered_model_alias(name, alias, str(version))
     except MlflowException as error:
         # MLflow looks whether the alias is there and then inserts it: of two that set it first the database refuses one.
         if error.error_code != "BAD_REQUEST":
             raise
-        client.set_registered_model_alias(name, alias, str(version))
+        registry.set_registered_model_alias(name, alias, str(version))
 
 
 def by_epoch(versions: Iterable[ModelVersion]) -> dict[int, ModelVersion]:

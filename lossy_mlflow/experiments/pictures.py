@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.models import Autoencoder, Decoder, decode, decoder_of
@@ -57,15 +58,11 @@ def log_pictures(
 
 @torch.no_grad()
 def samples_png(decoder: torch.nn.Module, tree: Hparam, device: torch.device | str) -> bytes:
-    """The samples from the same 64 z as a PNG file; empty where it decodes nothing, or no picture, or pillow isn't installed.
+    """The samples from the same 64 z as a PNG file; empty where it decodes nothing, or no picture.
 
     The decoder lies on `device`.
     """
     if not isinstance(decoder, Decoder) or not _is_picture(tree):
-        return b""
-    try:
-        from PIL import Image
-    except ImportError:
         return b""
     with _evaluating(decoder):
         samples, _ = decode(decoder, _fixed_z(tree).to(device))

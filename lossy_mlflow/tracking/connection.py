@@ -368,7 +368,8 @@ def explained() -> Iterator[None]:
         if error.errno in (errno.EROFS, errno.EACCES):
             where = f"{error.filename or 'the artifact folder'}"
             raise LossyError(
-                f"Can't write {where}: {error.strerror}.", "Work in a folder you can write to."
+                f"There is no access to {where}: {error.strerror}.",
+                "Work in a folder that you may read and write.",
             ) from error
         raise
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from lossy_mlflow.models import build_model, decoder_of
 from lossy_mlflow.tracking.connection import connect
 from lossy_mlflow.tracking.ownership import label_lock
 from lossy_mlflow.tracking.training_state import load_training_state
-from tests.conftest import Workplace
+from tests.conftest import Workplace, wait_for
 from tests.imports.published import TheirAae, TheirDcgan, TheirMlp, TheirVae, save, save_gan, vae_checkpoint
 
 SET = "vae2_digits"
@@ -222,6 +224,59 @@ def test_an_import_that_died_is_finished_by_the_next(here: Workplace, client: Ml
     rows = import_files(["epoch_1.pth", "epoch_2.pth"], name="theirs", hparam_set=SET).files
     assert [(row.outcome, row.version) for row in rows] == [("already there", 1), ("imported", 2)]
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_an_import_that_is_stopped_in_the_middle_is_finished_by_the_same_command(
+    here: Workplace, client: MlflowClient, number: int, code: int
+) -> None:
+    epochs = range(1, 41)
+    for epoch in epochs:
+        torch.save(weights(epoch), f"epoch_{epoch}.pth")
+    files = [f"epoch_{epoch}.pth" for epoch in epochs]
+    process = here.start("import", *files, "--name", "theirs", "--hparam-set", SET)
+    wait_for(lambda: len(client.search_model_versions("name = 'theirs'")) > 2, 60, "versions")
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in told) == (code, False), told
+    (run,) = client.search_runs([client.get_experiment_by_name("vaes/digits").experiment_id])
+    there = len(client.search_model_versions("name = 'theirs'"))
+    assert there < len(epochs)
+    if number == signal.SIGINT:
+        assert run.info.status == "KILLED"
+    rows = import_files(files, name="theirs", hparam_set=SET).files
+    assert {row.outcome for row in rows} == {"imported", "already there"}
+    versions = client.search_model_versions("name = 'theirs'")
+    assert sorted(int(version.tags["epoch"]) for version in versions) == list(epochs)
+    assert {version.run_id for version in versions} == {run.info.run_id}
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+    assert here.lossy("verify", "theirs").returncode == 0
+
+
+def test_what_may_not_be_read_is_told_of(here: Workplace, client: MlflowClient) -> None:
+    torch.save(weights(1), "mine.pth")
+    folder = here.folder / "archive" / "checkpoints" / "locked"
+    folder.mkdir(parents=True)
+    torch.save(weights(1), folder / "best.pth")
+    folder.chmod(0)
+    # Root reads everything until it gives that right away.
+    unprivileged = (
+        ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+        if os.geteuid() == 0
+        else []
+    )
+    for words, what in [
+        (["archive"], "archive/checkpoints/locked can't be read: Permission denied"),
+        (
+            ["archive/checkpoints/locked/best.pth", "--name", "theirs", "--hparam-set", SET],
+            "There is no access to archive/checkpoints/locked/best.pth: Permission denied",
+        ),
+    ]:
+        done = here.run(*unprivileged, *here.command("import", *words))
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+        assert what in done.stderr
+    folder.chmod(0o700)
+    assert nothing_was_made(client)
 
 
 def test_what_cannot_be_imported_leaves_nothing_behind(here: Workplace, client: MlflowClient) -> None:

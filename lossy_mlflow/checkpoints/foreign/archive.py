@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from lossy_mlflow.checkpoints.foreign.contents import UnreadableError, refuse_beyond_memory
 from lossy_mlflow.checkpoints.foreign.gan_settings import GanSettings, parse_gan_settings
@@ -49,7 +49,7 @@ class Found:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Files]:
-    """The files of a folder or a zip. Raises UnreadableError for a zip that can't be read or trusted."""
+    """The files of a folder or a zip. Raises UnreadableError for a zip that can't be read or trusted, or a folder in it."""
     if path.is_dir():
         yield _Folder(path)
         return
@@ -104,9 +104,18 @@ class _Folder:
         self._folder = folder
         self._sizes: dict[str, int] = {}
         self._links: set[str] = set()
-        for below, folders, names in os.walk(folder):
+        try:
+            self._walk()
+        except OSError as error:
+            raise _no_access(error.filename, error) from error
+
+    def _walk(self) -> None:
+        def refuse(error: OSError) -> NoReturn:
+            raise error
+
+        for below, folders, names in os.walk(self._folder, onerror=refuse):
             for file in (Path(below, name) for name in [*folders, *names]):
-                path, status = file.relative_to(folder).as_posix(), file.lstat()
+                path, status = file.relative_to(self._folder).as_posix(), file.lstat()
                 if stat.S_ISLNK(status.st_mode):
                     self._links.add(path)
                 elif stat.S_ISREG(status.st_mode):
@@ -130,6 +139,8 @@ def read_file(path: Path, what: str) -> bytes:
         refuse_beyond_memory(what, path.stat().st_size)
         return path.read_bytes()
     except OSError as error:
-        raise UnreadableError(
-            f"{what} can't be read: {error.strerror}.", "Look at who may read it."
-        ) from error
+        raise _no_access(what, error) from error
+
+
+def _no_access(what: str, error: OSError) -> UnreadableError:
+    return UnreadableError(f"{what} can't be read: {error.strerror}.", "Look at who may read it.")
