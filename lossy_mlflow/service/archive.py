@@ -303,6 +303,16 @@ class Known:
             self._connection.executemany("insert or replace into contents values (?, ?)", contents)
             self._connection.execute("commit")
 
+    def add_content(self, sha256: str, size: int) -> bool:
+        """Whether it wasn't known yet."""
+        with self._lock:
+            added = self._connection.execute(
+                "insert into contents values (?, ?)"
+                " on conflict do update set size = excluded.size where size != excluded.size",
+                [sha256, size],
+            )
+        return added.rowcount == 1
+
     def has_content(self, sha256: str, size: int) -> bool:
         with self._lock:
             found = self._connection.execute(

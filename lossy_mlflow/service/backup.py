@@ -17,7 +17,14 @@ from lossy_mlflow.service.alone import alone
 from lossy_mlflow.service.archive import Archive, Backup, Counted, Known, UnreadableError, object_path
 from lossy_mlflow.service.database import TRACKING_VERSIONS, USERS_VERSIONS, revision_of
 from lossy_mlflow.service.dumps import dumped, kind_of
-from lossy_mlflow.service.files import THREADS, ChangedError, FilePlace, StoredFile, file_place
+from lossy_mlflow.service.files import (
+    ChangedError,
+    FilePlace,
+    StoredFile,
+    file_place,
+    for_each_file,
+    portions,
+)
 from lossy_mlflow.service.manifest import (
     Digest,
     Entry,
@@ -135,6 +142,10 @@ class _Job:
         return f"{self.place.uri}/{self.file.path}"
 
 
+def _bytes_to_copy(job: _Job) -> int:
+    return 0 if job.known else job.file.size
+
+
 class _Work:
     """One backup."""
 
@@ -142,6 +153,7 @@ class _Work:
         self, stores: Stores, archive: Archive, known: Known, begun: float, progress: Progress | None
     ) -> None:
         self._stores = stores
+        self._artifacts = file_place(stores.artifacts)
         self._archive = archive
         self._known = known
         self._begun = begun
@@ -208,9 +220,9 @@ class _Work:
 
     def _check_artifacts(self) -> None:
         """A mistyped place, or a disk that isn't mounted, would be backed up as an empty one."""
-        artifacts = self._stores.artifacts
-        if next(file_place(artifacts).files(links=True), None) is not None:
+        if next(self._artifacts.files(links=True), None) is not None:
             return
+        artifacts = self._stores.artifacts
         found = outside(self._stores)
         if found.proxied + found.fixed:
             is_there = artifacts.startswith("s3://") or Path(artifacts).is_dir()
@@ -231,7 +243,7 @@ class _Work:
 
     def _jobs(self, found: Outside) -> Iterator[_Job]:
         places = itertools.chain(
-            [("", file_place(self._stores.artifacts))],
+            [("", self._artifacts)],
             ((str(folder), file_place(str(folder))) for folder in sorted(found.folders)),
         )
         for root, place in places:
@@ -247,10 +259,12 @@ class _Work:
     def _copy(self, name: str, found: Outside) -> list[Digest]:
         """Copy what is new; the parts of the list of files."""
         parts: list[Digest] = []
-        with ThreadPoolExecutor(THREADS) as pool:
-            for jobs in _portions(self._jobs(found)):
+        threads = max(self._archive.place.threads, self._artifacts.threads)
+        with ThreadPoolExecutor(threads) as pool:
+            for jobs in portions(self._jobs(found), _bytes_to_copy, PART_FILES, _PART_BYTES):
                 try:
-                    copies = list(self._counted(jobs, pool.map(self._copy_one, jobs)))
+                    results = for_each_file(pool, self._copy_one, jobs, _bytes_to_copy)
+                    copies = list(self._counted(jobs, results))
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
@@ -264,9 +278,7 @@ class _Work:
     def _counted(self, jobs: list[_Job], results: Iterable[Entry | str | None]) -> Iterator[Entry | None]:
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Entry):
-                is_new = not self._has(result)
-                if is_new:
-                    self._known.add_contents([(result.sha256, result.size)])
+                is_new = self._known.add_content(result.sha256, result.size)
                 self._count(result.size, is_new=is_new)
                 yield result
             elif result is None:
@@ -332,17 +344,3 @@ class _Work:
             finished=[backup.name for backup in finished],
             seconds=round(time.time() - self._begun, 1),
         )
-
-
-def _portions(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
-    """In such numbers that a part of the list of files is written now and then."""
-    portion: list[_Job] = []
-    size = 0
-    for job in jobs:
-        portion.append(job)
-        size += 0 if job.known else job.file.size
-        if len(portion) >= PART_FILES or size >= _PART_BYTES:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion

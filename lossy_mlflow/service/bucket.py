@@ -14,15 +14,19 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from lossy_mlflow.errors import LossyError, NotFoundError, UnreachableError
-from lossy_mlflow.service.files import COPY_BYTES, THREADS, StoredFile, Survey
+from lossy_mlflow.service.files import COPY_BYTES, StoredFile, Survey, read_up_to
 
 _ANSWER_WITHIN_S = 10
+# Each request waits for its answer; a pool of connections has as many.
+_THREADS = 16
 # What is smaller is held in memory and sent in one request; boto3 would start threads for each.
 _SMALL_BYTES = 8 << 20
 
 
 class Bucket:
     """The objects of an S3 bucket below a prefix."""
+
+    threads = _THREADS
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
@@ -73,7 +77,7 @@ class Bucket:
                 yield body
 
     def write(self, path: str, source: BinaryIO) -> None:
-        head = _read(source, _SMALL_BYTES)
+        head = read_up_to(source, _SMALL_BYTES)
         with self._explained():
             if len(head) < _SMALL_BYTES:
                 self.client.put_object(Bucket=self.bucket, Key=self._prefix + path, Body=head)
@@ -152,7 +156,7 @@ def s3_client() -> Any:
     config = Config(
         connect_timeout=_ANSWER_WITHIN_S,
         read_timeout=60,
-        max_pool_connections=THREADS,
+        max_pool_connections=_THREADS,
         retries={"max_attempts": 3},
         s3={"addressing_style": "path"} if endpoint else {},
     )
@@ -175,14 +179,6 @@ def _refused(response: dict[str, Any], where: str) -> Exception:
             "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ask for the right to list, read and write.",
         )
     return UnreachableError(f"{where[0].upper()}{where[1:]} answers {status} {code}.", _LOOK_AT_S3)
-
-
-def _read(source: BinaryIO, size: int) -> bytes:
-    """The next `size` bytes; fewer at the end alone."""
-    whole = io.BytesIO()
-    while (missing := size - whole.tell()) and (data := source.read(missing)):
-        whole.write(data)
-    return whole.getvalue()
 
 
 class _Joined:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import io
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
-# So many may be at work in one place at once.
-THREADS = 16
 COPY_BYTES = 1 << 20
+# What a thread is given at once. Of small files the handing over costs more than the copying.
+_BUNDLE_FILES, _BUNDLE_BYTES = 64, 8 << 20
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class ChangedError(Exception):
@@ -44,6 +50,8 @@ class FilePlace(Protocol):
     """Files below one address. Each method raises UnreachableError and LossyError with what to do."""
 
     uri: str
+    # So many are best at work in it at once.
+    threads: int
 
     def files(self, under: str = "", *, links: bool = False) -> Iterator[StoredFile]:
         """All files in the folder `under` and its folders, by path; with `links` those as well, which can't be opened.
@@ -75,7 +83,7 @@ class FilePlace(Protocol):
     def write_as(self, name: Callable[[], str | None], source: BinaryIO) -> None:
         """The same under the path that is known once `source` is read: `name` is asked for it; None: it isn't kept.
 
-        Such files are on the disk after `sync`.
+        `source` is read to its end either way. Such files are on the disk after `sync`.
         """
         ...
 
@@ -102,3 +110,42 @@ def file_place(uri: str) -> FilePlace:
     from lossy_mlflow.service.folder import Folder
 
     return Bucket(uri) if uri.startswith("s3://") else Folder(Path(uri))
+
+
+def for_each_file(
+    pool: Executor,
+    do: Callable[[_Item], _Result],
+    files: Iterable[_Item],
+    size: Callable[[_Item], int],
+) -> Iterator[_Result]:
+    """What `do` returns for each file, in their order; `size` tells its bytes. What it raises ends the iteration."""
+
+    def do_all(bundle: list[_Item]) -> list[_Result]:
+        return [do(file) for file in bundle]
+
+    bundles = portions(files, size, _BUNDLE_FILES, _BUNDLE_BYTES)
+    return itertools.chain.from_iterable(pool.map(do_all, bundles))
+
+
+def portions(
+    files: Iterable[_Item], size: Callable[[_Item], int], most: int, n_bytes: int
+) -> Iterator[list[_Item]]:
+    """The files in lists of at most so many, each of which ends with the file that brings it to `n_bytes`."""
+    portion: list[_Item] = []
+    total = 0
+    for file in files:
+        portion.append(file)
+        total += size(file)
+        if len(portion) >= most or total >= n_bytes:
+            yield portion
+            portion, total = [], 0
+    if portion:
+        yield portion
+
+
+def read_up_to(source: BinaryIO, size: int) -> bytes:
+    """The next `size` bytes; fewer at the end alone."""
+    whole = io.BytesIO()
+    while (missing := size - whole.tell()) and (data := source.read(missing)):
+        whole.write(data)
+    return whole.getvalue()

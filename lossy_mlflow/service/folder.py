@@ -15,17 +15,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import psutil
 
 from lossy_mlflow.errors import LossyError
-from lossy_mlflow.service.files import COPY_BYTES, ChangedError, StoredFile, Survey
+from lossy_mlflow.service.files import COPY_BYTES, ChangedError, StoredFile, Survey, read_up_to
 from lossy_mlflow.service.private import make_folder, opener
 
 _PART = ".lossy-part-"
 _DAY_S = 86400.0
+_HOST = socket.gethostname()
 
 
 def nearest_there(path: Path) -> Path:
@@ -35,6 +36,9 @@ def nearest_there(path: Path) -> Path:
 
 class Folder:
     """A folder of this machine. Links are no files of it, and aren't followed."""
+
+    # More of them would wait for each other more than for the disk.
+    threads = 2
 
     def __init__(self, folder: Path) -> None:
         self.uri = str(folder)
@@ -84,9 +88,7 @@ class Folder:
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
-        if self._path(path).is_symlink():
-            raise OSError(errno.ELOOP, "it is a link, which isn't followed", path)
-        with self._path(path).open("rb") as stream:
+        with open(self._path(path), "rb", opener=_no_link) as stream:
             before = _stored(path, os.fstat(stream.fileno()))
             yield stream
             if _stored(path, os.fstat(stream.fileno())) != before:
@@ -95,17 +97,27 @@ class Folder:
     def write(self, path: str, source: BinaryIO) -> None:
         target = self._path(path)
         with self._part_of(target.parent, str(target)) as part:
-            with open(part, "wb", opener=opener) as stream:
+            with _made(part) as stream:
                 shutil.copyfileobj(source, stream, COPY_BYTES)
                 stream.flush()
                 os.fsync(stream.fileno())
             part.replace(target)
 
     def write_as(self, name: Callable[[], str | None], source: BinaryIO) -> None:
-        with self._part_of(self._folder, f"A file of {self.uri}") as part:
-            with open(part, "wb", opener=opener) as stream:
-                shutil.copyfileobj(source, stream, COPY_BYTES)
-            if path := name():
+        begin = read_up_to(source, COPY_BYTES)
+        is_small = len(begin) < COPY_BYTES
+        # Of a small file the name is known before it is written: it is made where it will be, or not at all.
+        path = name() if is_small else None
+        if is_small and path is None:
+            return
+        folder = self._path(path).parent if path else self._folder
+        with self._part_of(folder, f"A file of {self.uri}") as part:
+            with _made(part) as stream:
+                stream.write(begin)
+                if not is_small:
+                    shutil.copyfileobj(source, stream, COPY_BYTES)
+                    path = name()
+            if path:
                 target = self._path(path)
                 make_folder(target.parent)
                 part.replace(target)
@@ -129,9 +141,8 @@ class Folder:
     @contextmanager
     def _part_of(self, folder: Path, what: str) -> Iterator[Path]:
         """The path of a file to be written and renamed in the block; else it is gone after it. Raises LossyError."""
-        part = folder / f"{_PART}{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
+        part = folder / f"{_PART}{os.getpid()}-{uuid.uuid4().hex}-{_HOST}"
         try:
-            make_folder(folder)
             yield part
         except OSError as error:
             raise LossyError(
@@ -139,7 +150,7 @@ class Folder:
             ) from error
         finally:
             with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+                part.unlink()
 
     def delete(self, path: str) -> None:
         file = self._path(path)
@@ -156,16 +167,34 @@ class Folder:
         self.delete(unfinished.path)
 
     def _path(self, path: str) -> Path:
-        parts = PurePosixPath(path).parts
-        if not parts or ".." in parts or path.startswith("/"):
+        if not path or path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"{path!r} is no path below {self.uri}")
-        return self._folder.joinpath(*parts)
+        return self._folder / path
+
+
+def _made(file: Path) -> BinaryIO:
+    """The file, new and open for writing; its folder is made where it isn't there."""
+    try:
+        return open(file, "wb", opener=opener)
+    except FileNotFoundError:
+        make_folder(file.parent)
+        return open(file, "wb", opener=opener)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """For `open`: a link isn't followed."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link, which isn't followed", path) from None
+        raise
 
 
 def _is_abandoned(part: Path) -> bool:
     """Whether its writer has died; of another machine's nothing is known, but that a day is enough for any file."""
     named = re.fullmatch(rf"{re.escape(_PART)}(\d+)-[0-9a-f]+-(.+)", part.name)
-    if named and named[2] == socket.gethostname():
+    if named and named[2] == _HOST:
         return not psutil.pid_exists(int(named[1]))
     with contextlib.suppress(OSError):
         return time.time() - part.stat().st_mtime > _DAY_S

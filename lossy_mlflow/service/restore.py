@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,7 @@ from lossy_mlflow.service.dumps import (
     restored_from,
     rows_in,
 )
-from lossy_mlflow.service.files import THREADS, file_place
+from lossy_mlflow.service.files import file_place, for_each_file
 from lossy_mlflow.service.manifest import Entry, Manifest
 from lossy_mlflow.service.postgres import check_client
 from lossy_mlflow.service.private import make_folder
@@ -315,10 +316,11 @@ class _Work:
 
     def _each(self, do: Callable[[Entry], _Outcome]) -> None:
         entries = self._archive.entries(self._manifest)
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(max(self._archive.place.threads, self._artifacts.threads)) as pool:
             while portion := list(islice(entries, _PORTION)):
                 try:
-                    for entry, outcome in zip(portion, pool.map(self._skipping(do), portion), strict=True):
+                    outcomes = for_each_file(pool, self._skipping(do), portion, attrgetter("size"))
+                    for entry, outcome in zip(portion, outcomes, strict=True):
                         self._count(entry, outcome)
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
