@@ -60,11 +60,13 @@ class SquaredError:
         shape = z.shape
         outputs, pull_back = self._network.linearise(z.reshape(-1, self.z_size).to(self._network.dtype))
         residual = outputs.view(shape[0], shape[1], -1) - self._targets.unsqueeze(1)
-        weighted = residual * self._weight
+        # One weight for all is applied to what has been summed up, instead of to each output.
+        is_one = self._weight.ndim == 0
+        weighted, of_all = (residual, self._weight) if is_one else (residual * self._weight, 1.0)
         # Products in the network's precision, their sum in float64: beta is up to 1e5.
         value = (weighted * residual).sum(-1, dtype=torch.float64)
-        gradient = pull_back(weighted.mul_(2).view(-1, self.n_outputs))
-        return value + self._constant, gradient.double().view(shape)
+        gradient = pull_back(weighted.view(-1, self.n_outputs))
+        return value * of_all + self._constant, gradient.double().view(shape).mul_(2 * of_all)
 
     def curvature(self, z: Tensor) -> Tensor:
         n_chains = z.shape[1]
@@ -99,12 +101,14 @@ class Quadratic:
         self.least = (weighted * residual).sum(1)
         self.pull = weighted @ self._matrix
         self.gram = self._matrix.t() @ (self._matrix * self._weight.reshape(-1, 1))
+        # What each call would make anew of them.
+        self._hessian, self._slope = 2 * self.gram, 2 * self.pull.unsqueeze(1)
+        self._floor = (self.least + constant).unsqueeze(1)
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        bent = z @ self.gram
-        pull = self.pull.unsqueeze(1)
-        value = self.least.unsqueeze(1) + ((bent - 2 * pull) * z).sum(-1)
-        return value + self.constant, 2 * (bent - pull)
+        gradient = (z @ self._hessian).sub_(self._slope)
+        half = torch.linalg.vecdot(gradient - self._slope, z)
+        return torch.add(self._floor, half, alpha=0.5), gradient
 
     def curvature(self, z: Tensor) -> Tensor:  # noqa: ARG002 - it is the same everywhere
         return (2 * self.gram).expand(self.n_data, -1, -1)

