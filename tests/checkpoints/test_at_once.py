@@ -20,6 +20,8 @@ N_PROCESSES = 20
 PUBLISH = """
 import inspect, os, sys
 from mlflow import MlflowClient
+from mlflow.tracking._model_registry.client import ModelRegistryClient
+from mlflow.tracking._tracking_service.client import TrackingServiceClient
 from lossy_mlflow.checkpoints.promote import promote
 from lossy_mlflow.checkpoints.publish import Publication, Snapshot, ensure_registered_model, publish
 from lossy_mlflow.hparams import get_hparams
@@ -42,6 +44,9 @@ if kill_at >= 0:
     for method, function in list(vars(MlflowClient).items()):
         if inspect.isfunction(function) and not method.startswith("_"):
             setattr(MlflowClient, method, dies(function))
+    # What is called below it.
+    for below, method in ((TrackingServiceClient, "set_logged_model_tags"), (ModelRegistryClient, "set_registered_model_alias")):
+        setattr(below, method, dies(getattr(below, method)))
 publish(connect(), run_id, Publication(name, "", tree, {"hparam_set": "vae2_digits"}), Snapshot(epoch, abs(epoch - 7.5), weights))
 if kill_at < 0:
     promote(f"{name}@last", because=str(epoch))
