@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,19 @@ def test_an_import_that_is_stopped_in_the_middle_is_finished_by_the_same_command
     for epoch in epochs:
         torch.save(weights(epoch), f"epoch_{epoch}.pth")
     files = [f"epoch_{epoch}.pth" for epoch in epochs]
-    process = here.start("import", *files, "--name", "theirs", "--hparam-set", SET)
+    process = subprocess.Popen(
+        # A shell starts what is in its background with Ctrl-C ignored, these tests perhaps.
+        [
+            "env",
+            "--default-signal=INT",
+            *here.command("import", *files, "--name", "theirs", "--hparam-set", SET),
+        ],
+        cwd=here.folder,
+        env=here.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for(lambda: len(client.search_model_versions("name = 'theirs'")) > 2, 60, "versions")
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
