@@ -118,7 +118,8 @@ class Workplace:
 
     def start(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*words),
+            # A shell starts what is in its background with Ctrl-C ignored, these tests perhaps.
+            ["env", "--default-signal=INT", *self.command(*words)],
             cwd=self.folder,
             env=self.environment | (env or {}),
             stdout=subprocess.PIPE,

@@ -111,7 +111,7 @@ class Quadratic:
         return torch.add(self._floor, half, alpha=0.5), gradient
 
     def curvature(self, z: Tensor) -> Tensor:  # noqa: ARG002 - it is the same everywhere
-        return (2 * self.gram).expand(self.n_data, -1, -1)
+        return self._hessian.expand(self.n_data, -1, -1)
 
     def simulated(self, z: Tensor, beta: float, generator: torch.Generator) -> Quadratic:
         means = z @ self._matrix.t() + self._bias

@@ -6,7 +6,6 @@ import importlib.metadata
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from lossy_mlflow.service.files import (
     file_place,
     for_each_file,
     portions,
+    threads_between,
 )
 from lossy_mlflow.service.manifest import (
     Digest,
@@ -259,15 +259,10 @@ class _Work:
     def _copy(self, name: str, found: Outside) -> list[Digest]:
         """Copy what is new; the parts of the list of files."""
         parts: list[Digest] = []
-        threads = max(self._archive.place.threads, self._artifacts.threads)
-        with ThreadPoolExecutor(threads) as pool:
+        with threads_between(self._artifacts, self._archive.place) as pool:
             for jobs in portions(self._jobs(found), _bytes_to_copy, PART_FILES, _PART_BYTES):
-                try:
-                    results = for_each_file(pool, self._copy_one, jobs, _bytes_to_copy)
-                    copies = list(self._counted(jobs, results))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+                results = for_each_file(pool, self._copy_one, jobs, _bytes_to_copy)
+                copies = list(self._counted(jobs, results))
                 if any(not job.known for job in jobs):
                     # What a part says is there is there, whatever happens to this machine.
                     self._archive.place.sync()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
-from contextlib import AbstractContextManager
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
@@ -110,6 +110,17 @@ def file_place(uri: str) -> FilePlace:
     from lossy_mlflow.service.folder import Folder
 
     return Bucket(uri) if uri.startswith("s3://") else Folder(Path(uri))
+
+
+@contextmanager
+def threads_between(*places: FilePlace) -> Iterator[Executor]:
+    """Threads that copy between these places. Where the block fails, what hasn't begun by then isn't begun."""
+    with ThreadPoolExecutor(max(place.threads for place in places)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def for_each_file(

@@ -105,19 +105,16 @@ class Folder:
 
     def write_as(self, name: Callable[[], str | None], source: BinaryIO) -> None:
         begin = read_up_to(source, COPY_BYTES)
-        is_small = len(begin) < COPY_BYTES
-        # Of a small file the name is known before it is written: it is made where it will be, or not at all.
-        path = name() if is_small else None
-        if is_small and path is None:
+        # The name of a small file is known before it is written: it is made where it will be, or not at all.
+        known = name() if len(begin) < COPY_BYTES else ""
+        if known is None:
             return
-        folder = self._path(path).parent if path else self._folder
+        folder = self._path(known).parent if known else self._folder
         with self._part_of(folder, f"A file of {self.uri}") as part:
             with _made(part) as stream:
                 stream.write(begin)
-                if not is_small:
-                    shutil.copyfileobj(source, stream, COPY_BYTES)
-                    path = name()
-            if path:
+                shutil.copyfileobj(source, stream, COPY_BYTES)
+            if path := known or name():
                 target = self._path(path)
                 make_folder(target.parent)
                 part.replace(target)
@@ -167,7 +164,8 @@ class Folder:
         self.delete(unfinished.path)
 
     def _path(self, path: str) -> Path:
-        if not path or path.startswith("/") or ".." in path.split("/"):
+        parts = path.split("/")
+        if path.startswith("/") or ".." in parts or not set(parts) - {"", "."}:
             raise ValueError(f"{path!r} is no path below {self.uri}")
         return self._folder / path
 

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,7 +26,7 @@ from lossy_mlflow.service.dumps import (
     restored_from,
     rows_in,
 )
-from lossy_mlflow.service.files import file_place, for_each_file
+from lossy_mlflow.service.files import file_place, for_each_file, threads_between
 from lossy_mlflow.service.manifest import Entry, Manifest
 from lossy_mlflow.service.postgres import check_client
 from lossy_mlflow.service.private import make_folder
@@ -316,15 +315,11 @@ class _Work:
 
     def _each(self, do: Callable[[Entry], _Outcome]) -> None:
         entries = self._archive.entries(self._manifest)
-        with ThreadPoolExecutor(max(self._archive.place.threads, self._artifacts.threads)) as pool:
+        with threads_between(self._archive.place, self._artifacts) as pool:
             while portion := list(islice(entries, _PORTION)):
-                try:
-                    outcomes = for_each_file(pool, self._skipping(do), portion, attrgetter("size"))
-                    for entry, outcome in zip(portion, outcomes, strict=True):
-                        self._count(entry, outcome)
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+                outcomes = for_each_file(pool, self._skipping(do), portion, attrgetter("size"))
+                for entry, outcome in zip(portion, outcomes, strict=True):
+                    self._count(entry, outcome)
 
     def _count(self, entry: Entry, outcome: _Outcome) -> None:
         shown = f"{entry.root}/{entry.path}" if entry.root else entry.path

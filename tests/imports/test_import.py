@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -235,19 +234,7 @@ def test_an_import_that_is_stopped_in_the_middle_is_finished_by_the_same_command
     for epoch in epochs:
         torch.save(weights(epoch), f"epoch_{epoch}.pth")
     files = [f"epoch_{epoch}.pth" for epoch in epochs]
-    process = subprocess.Popen(
-        # A shell starts what is in its background with Ctrl-C ignored, these tests perhaps.
-        [
-            "env",
-            "--default-signal=INT",
-            *here.command("import", *files, "--name", "theirs", "--hparam-set", SET),
-        ],
-        cwd=here.folder,
-        env=here.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = here.start("import", *files, "--name", "theirs", "--hparam-set", SET)
     wait_for(lambda: len(client.search_model_versions("name = 'theirs'")) > 2, 60, "versions")
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
@@ -267,7 +254,6 @@ def test_an_import_that_is_stopped_in_the_middle_is_finished_by_the_same_command
 
 
 def test_what_may_not_be_read_is_told_of(here: Workplace, client: MlflowClient) -> None:
-    torch.save(weights(1), "mine.pth")
     folder = here.folder / "archive" / "checkpoints" / "locked"
     folder.mkdir(parents=True)
     torch.save(weights(1), folder / "best.pth")

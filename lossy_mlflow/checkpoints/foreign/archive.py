@@ -49,7 +49,7 @@ class Found:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Files]:
-    """The files of a folder or a zip. Raises UnreadableError for a zip that can't be read or trusted, or a folder in it."""
+    """The files of a folder or a zip. Raises UnreadableError for what can't be read, and a zip not to be trusted."""
     if path.is_dir():
         yield _Folder(path)
         return
