@@ -7,7 +7,6 @@ does one that a newer MLflow brings, until it stands in a list below. docs/opera
 from __future__ import annotations
 
 import functools
-import gc
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossy_mlflow.service.bodies import answer, bounded
 from lossy_mlflow.service.passwords import Passwords
+from lossy_mlflow.service.undelayed import freeze_loaded
 
 if TYPE_CHECKING:
     from flask import Request as FlaskRequest
@@ -97,9 +97,7 @@ def create_app() -> ASGIApp:
         # Before MLflow's own, which is asked no more.
         app.router.routes.insert(0, Route(f"/{kind}/3.0/mlflow/server-info", _server_info))
     app.add_middleware(Fences)
-    # Else Python looks again and again for garbage among all that MLflow has loaded, and a worker answers nobody for 0.25 s.
-    gc.collect()
-    gc.freeze()
+    freeze_loaded()
     return app  # type: ignore[no-any-return]
 
 

@@ -17,8 +17,8 @@ from lossy_mlflow.service.stores import (
     apart_from_password,
 )
 
-# The application of MLflow's entry-point group mlflow.app that lets in only users with a password: MLflow's own, fenced.
-AUTH_APP = "lossy-auth"
+# Applications of MLflow's entry-point group mlflow.app. One lets in only users with a password, behind fences; one is open.
+_AUTH_APP, _OPEN_APP = "lossy-auth", "lossy-open"
 # How long a worker accepts a password that another worker has seen changed: without it each call takes half a second.
 AUTH_CACHE_S = 60
 AUTH_FUNCTION = "mlflow.server.auth:authenticate_request_basic_auth"
@@ -155,7 +155,7 @@ def _arguments(serving: Serving) -> list[str]:
     elif serving.workers > 1:
         options += ["--loop", "lossy_mlflow.service.undelayed:UndelayedLoop"]
     return [
-        *(["--app-name", AUTH_APP] if serving.auth else []),
+        *("--app-name", _AUTH_APP if serving.auth else _OPEN_APP),
         *("--host", serving.host, "--port", str(serving.port)),
         *("--workers", str(serving.workers)),
         *("--uvicorn-opts", shlex.join(options)),

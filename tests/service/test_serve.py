@@ -61,6 +61,18 @@ def test_a_laptop_s_server_from_its_start_to_its_end(tmp_path: Path, workplace: 
         assert not [member for member in family if member.is_running()]
 
 
+def test_a_worker_without_passwords_looks_for_no_garbage_in_mlflow(workplace: Workplace) -> None:
+    code = (
+        "import gc; from lossy_mlflow.service.undelayed import create_app\n"
+        "app = create_app(); print(gc.get_freeze_count(), len(gc.get_objects()), len(app.routes))"
+    )
+    done = workplace.run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    frozen, looked_at, n_routes = map(int, done.stdout.split())
+    assert frozen > 100 * looked_at
+    assert n_routes > 0
+
+
 def _another_is_told_who_has_the_port(workplace: Workplace, port: int, family: list[psutil.Process]) -> None:
     done = workplace.lossy("serve", "--port", str(port))
     assert done.returncode == 4

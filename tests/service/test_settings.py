@@ -53,7 +53,8 @@ def test_what_a_laptop_needs() -> None:
         "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": "^(mlflow-artifacts|runs|models):",
     }
     assert settings.users_config == ""
-    assert settings.arguments[:6] == ["--host", "127.0.0.1", "--port", "5000", "--workers", "1"]
+    options = {"--app-name": "lossy-open", "--host": "127.0.0.1", "--port": "5000", "--workers": "1"}
+    assert settings.arguments[:8] == [word for option in options.items() for word in option]
 
 
 def test_what_the_operator_has_set_stays() -> None:
