@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lossy_mlflow.cli.app import app
 from lossy_mlflow.hparams import registry as set_registry
 from lossy_mlflow.models import registry as model_registry
 from lossy_mlflow.outbox.owner import read_owner
+from tests.services.disk import mounted
 
 ROOT = Path(__file__).parent.parent
 
@@ -192,24 +194,9 @@ def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """mount(options) -> a new file system of its own, such as one that is small. Needs root."""
-    mounted: list[Path] = []
-
-    def mount(options: str) -> Path:
-        folder = tmp_path / f"tmpfs{len(mounted)}"
-        folder.mkdir()
-        if shutil.which("mount") is None:
-            pytest.skip("needs the mount command")
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"needs root, to mount a file system: {done.stderr.strip()}")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
+    with ExitStack() as stack:
+        numbers = itertools.count()
+        yield lambda options: stack.enter_context(mounted(tmp_path / f"tmpfs{next(numbers)}", options))
 
 
 @pytest.fixture

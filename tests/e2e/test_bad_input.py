@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +11,7 @@ import pytest
 
 from lossy_mlflow.cli import main
 from tests.conftest import Workplace
-
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a file system")
+from tests.services.disk import resize
 
 
 class Done(NamedTuple):
@@ -191,18 +188,8 @@ def test_a_server_that_does_not_answer(workplace: Workplace) -> None:
         assert "Traceback" not in done.stderr
 
 
-@pytest.fixture
-def small_disk(workplace: Workplace) -> Iterator[Path]:
-    disk = workplace.folder / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-@root_only
 def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(
-    workplace: Workplace, small_disk: Path, client: Any
+    workplace: Workplace, tmpfs: Callable[[str], Path], client: Any
 ) -> None:
     # The database is elsewhere; the artifacts fill the disk.
     words = (
@@ -215,7 +202,8 @@ def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(
         "--set",
         "start_checkpointing=2",
     )
-    client.create_experiment("vaes/digits", artifact_location=str(small_disk / "artifacts"))
+    disk = tmpfs("size=3m")
+    client.create_experiment("vaes/digits", artifact_location=str(disk / "artifacts"))
     full = workplace.lossy(*words)
     assert full.returncode == 1, full.stdout
     assert "The disk is full" in full.stderr
@@ -223,21 +211,15 @@ def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     (run,) = client.search_runs(ids)
     assert run.info.status == "FAILED"
-    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    resize(disk, "200m")
     again = workplace.json(*words)
     assert again["started"] == "resumed"
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
 
 
-@root_only
-def test_a_read_only_folder(workplace: Workplace) -> None:
-    folder = workplace.folder / "readonly"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,ro", "tmpfs", str(folder)], check=True)
-    try:
-        done = workplace.run(*workplace.command("train", "vae2_digits"), cwd=folder)
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+def test_a_read_only_folder(workplace: Workplace, tmpfs: Callable[[str], Path]) -> None:
+    folder = tmpfs("size=3m,ro")
+    done = workplace.run(*workplace.command("train", "vae2_digits"), cwd=folder)
     assert done.returncode == 1
     assert "can't be" in done.stderr
     assert str(folder) in done.stderr

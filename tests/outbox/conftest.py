@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,11 @@ from lossy_mlflow.outbox.books import OutboxRun, list_outbox
 from tests.conftest import Workplace, end_senders, senders, wait_for
 from tests.outbox.proxy import Proxy
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a file system")
-
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmpfs: Callable[[str], Path]) -> Path:
     """A file system of 256 kB, see `resize`."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
-    yield disk
-    # Journals end with the process: until then theirs is still open.
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def resize(disk: Path, size: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """The file that takes all the room there is."""
-    path = disk / "others"
-    with path.open("ab", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 100)
-        except OSError:
-            return path
+    return tmpfs("size=256k")
 
 
 class OutboxPlace:

@@ -17,7 +17,8 @@ from lossy_mlflow.outbox.unsaved import UNSAVED_TAG
 from lossy_mlflow.tracking.runs import artifacts_of
 from lossy_mlflow.tracking.training_state import load_training_state
 from tests.conftest import Workplace, end_senders, wait_for
-from tests.outbox.conftest import OutboxPlace, fill, resize, root_only
+from tests.outbox.conftest import OutboxPlace
+from tests.services.disk import fill, resize
 
 SETTINGS = {"model_train.epochs": 6, "checkpointing_freq": 2, "start_checkpointing": 0}
 WORDS = (
@@ -33,7 +34,6 @@ def _epochs(client: mlflow.MlflowClient, label: str) -> set[str]:
     return {item.tags["epoch"] for item in client.search_model_versions(f"name = '{label}'")}
 
 
-@root_only
 def test_what_a_disk_had_no_room_for_is_saved_when_it_has(
     here: Workplace,
     mlflow_server: str,
@@ -80,7 +80,6 @@ def test_what_a_disk_had_no_room_for_is_saved_when_it_has(
 
 
 @pytest.mark.campaign
-@root_only
 def test_a_training_whose_decoder_no_disk_has_room_for_goes_on_later_from_its_newest_state(
     place: OutboxPlace, small_disk: Path
 ) -> None:
@@ -144,7 +143,6 @@ with mlflow.start_run(run_name=sys.argv[1]):
 """
 
 
-@root_only
 @pytest.mark.parametrize("room_returns", [False, True])
 def test_any_program_goes_on_with_a_disk_that_is_full_from_the_start(
     place: OutboxPlace, small_disk: Path, name: str, room_returns: bool

@@ -22,7 +22,7 @@ from lossy_mlflow.outbox.folder import RunFolder, Segment, ServerFolder
 from lossy_mlflow.outbox.journal import Journal, Journals, now_ms
 from lossy_mlflow.outbox.owner import read_owner, this_process
 from lossy_mlflow.outbox.records import Record
-from tests.outbox.conftest import fill, root_only
+from tests.services.disk import fill
 
 ROOT = Path(__file__).parents[2]
 DEFINITION = {"run_name": "a run"}
@@ -241,7 +241,6 @@ def test_a_clock_that_is_set_back(folder: RunFolder, monkeypatch: pytest.MonkeyP
 # A disk that can't take it
 
 
-@root_only
 def test_a_full_disk_is_waited_for_in_memory(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = RunFolder(small_disk / "runs" / "key")
     journal = Journal(folder, DEFINITION)
@@ -267,7 +266,6 @@ def test_a_full_disk_is_waited_for_in_memory(small_disk: Path, caplog: pytest.Lo
     assert _steps(folder) == list(range(1001))
 
 
-@root_only
 def test_a_disk_that_is_full_from_the_start(small_disk: Path) -> None:
     others = fill(small_disk)
     folder = RunFolder(small_disk / "runs" / "key")
@@ -283,7 +281,6 @@ def test_a_disk_that_is_full_from_the_start(small_disk: Path) -> None:
     assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
 
 
-@root_only
 def test_a_file_that_the_disk_has_no_room_for(small_disk: Path, tmp_path: Path) -> None:
     """It can't be saved: it is counted, the program goes on, and nothing of half a file is left."""
     folder = RunFolder(small_disk / "runs" / "key")
@@ -326,7 +323,6 @@ def test_a_folder_that_cannot_be_written_at_first(tmp_path: Path, caplog: pytest
     assert _read(folder)[-1].content["path"] == "a.txt"
 
 
-@root_only
 def test_a_disk_that_becomes_read_only(small_disk: Path) -> None:
     folder = RunFolder(small_disk / "runs" / "key")
     folder.define(DEFINITION)

@@ -17,7 +17,8 @@ from lossy_mlflow.outbox.folder import RunFolder
 from lossy_mlflow.outbox.journal import Journal
 from lossy_mlflow.outbox.records import RunView, fold
 from lossy_mlflow.outbox.unsaved import UNSAVED_TAG, Unsaved, in_words
-from tests.outbox.conftest import OutboxPlace, fill, resize, root_only
+from tests.outbox.conftest import OutboxPlace
+from tests.services.disk import fill, resize
 
 DEFINITION = {"run_name": "a run"}
 
@@ -37,7 +38,6 @@ def _view(folder: RunFolder) -> RunView:
 # What is not saved
 
 
-@root_only
 def test_a_run_says_what_of_it_is_not_saved_for_as_long_as_that_is_so(
     small_disk: Path, tmp_path: Path
 ) -> None:
@@ -63,7 +63,6 @@ def test_a_run_says_what_of_it_is_not_saved_for_as_long_as_that_is_so(
     assert (view.tags, view.deleted_tags) == ({}, {UNSAVED_TAG})
 
 
-@root_only
 def test_a_disk_without_room_for_another_line_is_not_asked_for_one_again_and_again(
     small_disk: Path, tmp_path: Path
 ) -> None:
@@ -161,7 +160,6 @@ def test_a_copy_goes_only_when_the_one_that_supersedes_it_is_on_the_disk(
     assert _copies(folder) == ["second"]
 
 
-@root_only
 def test_a_copy_stays_while_the_record_of_the_next_one_waits_in_memory(small_disk: Path) -> None:
     folder = RunFolder(small_disk / "runs" / "key")
     journal = Journal(folder, DEFINITION)

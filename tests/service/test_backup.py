@@ -19,6 +19,7 @@ from lossy_mlflow.service.restore import list_backups
 from lossy_mlflow.service.stores import stores_of
 from tests.conftest import Workplace, wait_for
 from tests.service.filled import Done, Filled, Places
+from tests.services.disk import resize
 
 
 def _read_bytes() -> int:
@@ -244,7 +245,7 @@ def test_a_full_disk_ends_it_and_the_next_one_finishes(
     done = command("backup", str(disk / "backups"))
     assert done.code == 1
     assert "No space left" in done.err
-    subprocess.run(["mount", "-o", "remount,size=30m", str(disk)], check=True)
+    resize(disk, "30m")
     done = command("backup", str(disk / "backups"), "--json")
     assert done.code == 0, done.err
     assert len(done.json["finished"]) == 1

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from mlflow import MlflowClient
 
 from lossy_mlflow.outbox.books import list_outbox
 from tests.conftest import Workplace, end_senders, wait_for
+from tests.services.disk import fill, mounted
 from tests.services.link import Link, State
 from tests.services.lossy_serve import Served, start_lossy_serve
 from tests.services.nginx import start_nginx
@@ -54,6 +56,8 @@ class Service:
 
     postgres: Postgres
     s3: SeaweedFS
+    disk_of_postgres: Path
+    disk_of_s3: Path
     to_proxy: Link
     to_postgres: Link
     to_s3: Link
@@ -76,8 +80,13 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("faults")
     with ExitStack() as stack:
-        postgres = stack.enter_context(start_postgres())
-        s3 = stack.enter_context(start_seaweedfs(folder / "s3"))
+        # Not in pytest's folder, which PostgreSQL's user may not enter.
+        elsewhere = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        elsewhere.chmod(0o755)
+        disk_of_postgres = stack.enter_context(mounted(elsewhere / "disk", "size=1g"))
+        disk_of_s3 = stack.enter_context(mounted(folder / "s3", "size=1g"))
+        postgres = stack.enter_context(start_postgres(disk_of_postgres))
+        s3 = stack.enter_context(start_seaweedfs(disk_of_s3))
         to_postgres, to_s3 = Link(postgres.port), Link(s3.port)
         database = postgres.create("mlflow").replace(str(postgres.port), str(to_postgres.port))
         environment = s3.environment | {
@@ -99,7 +108,18 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             "MLFLOW_TRACKING_PASSWORD": _PASSWORD,
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         }
-        yield Service(postgres, s3, to_proxy, to_postgres, to_s3, served, environment, client)
+        yield Service(
+            postgres,
+            s3,
+            disk_of_postgres,
+            disk_of_s3,
+            to_proxy,
+            to_postgres,
+            to_s3,
+            served,
+            environment,
+            client,
+        )
 
 
 def _kill_worker(service: Service, _: float) -> None:
@@ -119,6 +139,24 @@ def _kill_s3(service: Service, seconds: float) -> None:
     service.s3.kill()
     time.sleep(seconds)
     service.s3.start()
+
+
+def _fill_s3(service: Service, seconds: float) -> None:
+    others = fill(service.disk_of_s3)
+    time.sleep(seconds)
+    others.unlink()
+    # Its index takes nothing any more, until it is started anew.
+    service.s3.kill()
+    service.s3.start()
+
+
+def _fill_postgres(service: Service, seconds: float) -> None:
+    others = fill(service.disk_of_postgres)
+    time.sleep(seconds)
+    others.unlink()
+    # Without room for its journal it ends by itself.
+    if not service.postgres.runs():
+        service.postgres.start()
 
 
 def _cut(link: str, state: State) -> Callable[[Service, float], None]:
@@ -145,6 +183,8 @@ FAULTS = {
     "a worker killed": _kill_worker,
     "PostgreSQL killed": _kill_postgres,
     "S3 killed": _kill_s3,
+    "no room for S3": _fill_s3,
+    "no room for PostgreSQL": _fill_postgres,
     **{
         f"{link} {state}": _cut(link, state)
         for link in ("to_proxy", "to_postgres", "to_s3")

@@ -67,6 +67,10 @@ class Postgres:
     def stop(self, mode: str = "fast") -> None:
         self._run("pg_ctl", "-m", mode, "-w", "stop")
 
+    def runs(self) -> bool:
+        status = [*_as_postgres(), str(self.programs / "pg_ctl"), "-D", str(self.folder), "status"]
+        return subprocess.run(status, stdout=subprocess.DEVNULL, cwd="/").returncode == 0
+
     @property
     def pid(self) -> int:
         """The server's first process."""
@@ -78,12 +82,13 @@ class Postgres:
 
 
 @contextmanager
-def start_postgres() -> Iterator[Postgres]:
+def start_postgres(below: Path | None = None) -> Iterator[Postgres]:
+    """`below`: the folder that its own is made in, which its user may enter; None: that of temporary files."""
     programs = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
     if programs is None:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
     # Not in pytest's folder, which the server's user may not enter.
-    folder = Path(tempfile.mkdtemp(prefix="lossy-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="lossy-postgres-", dir=below))
     password = folder.with_suffix(".password")
     try:
         password.write_text(PASSWORD)
