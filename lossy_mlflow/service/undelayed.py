@@ -16,7 +16,7 @@ def create_app() -> ASGIApp:
     from mlflow.server.fastapi_app import app
 
     freeze_loaded()
-    return app
+    return app  # type: ignore[no-any-return]
 
 
 def freeze_loaded() -> None:
