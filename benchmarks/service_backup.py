@@ -98,7 +98,7 @@ def measure(stores: Stores, folder: Path, rounds: int) -> dict[str, float]:
     for number in range(rounds + 1):
         target = folder / str(number)
         both: dict[str, Callable[[], object]] = {
-            "plain": partial(_plain_copy, stores, target / "plain"),
+            "plain": partial(plain_copy, stores, target / "plain"),
             "backup": partial(back_up, stores, str(target / "backup")),
         }
         for name in sorted(both, reverse=number % 2 == 0):
@@ -116,7 +116,7 @@ def _seconds(do: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def _plain_copy(stores: Stores, target: Path) -> None:
+def plain_copy(stores: Stores, target: Path) -> None:
     target.mkdir(parents=True)
     address, environment = postgres_client(stores.database)
     subprocess.run(

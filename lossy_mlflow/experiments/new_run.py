@@ -18,7 +18,6 @@ from lossy_mlflow.tracking.runs import STARTED_OFFLINE, create_run, known_run, r
 
 
 def run_tags(
-    connection: Connection,
     request: Request,
     splits: Splits,
     device: torch.device,
@@ -36,7 +35,6 @@ def run_tags(
         "device": device.type if device.type == "cuda" else f"cpu, torch threads: {torch.get_num_threads()}",
         "parent_version": taken.parent if taken else "",
         "started_from": taken.line if taken else "",
-        STARTED_OFFLINE: "" if connection.answers or request.overwrite else "true",
         "mlflow.note.content": describe(request.label, request.tree),
     }
     return {key: value for key, value in tags.items() if value}
@@ -68,8 +66,8 @@ def make_run(
         set_tags(client, run_id, tags)
     else:
         run_id = create_run(connection, experiment_id, request.label, tags)
-    if connection.answers:
-        _give_way(connection, request.label, run_id)
+    if not connection.asks(lambda: _give_way(connection, request.label, run_id)) and not request.overwrite:
+        set_tags(client, run_id, {STARTED_OFFLINE: "true"})
     return run_id
 
 

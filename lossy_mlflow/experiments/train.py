@@ -22,6 +22,7 @@ from lossy_mlflow.user_code import load_user_code
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
     from lossy_mlflow.tracking.connection import Connection
 
@@ -110,9 +111,11 @@ def _earlier_runs(connection: Connection, label: str) -> list[Run]:
     """The label's runs, newest first: all, or, while the server doesn't answer, those that this machine knows."""
     from lossy_mlflow.tracking.runs import runs_known_here, runs_of_label
 
-    if connection.outbox and not connection.answers:
+    found: list[Run] = []
+    if not connection.asks(lambda: found.extend(runs_of_label(connection.client, label))):
+        assert connection.outbox
         return runs_known_here(connection.client, connection.outbox, label)
-    return runs_of_label(connection.client, label)
+    return found
 
 
 def _carry_out(connection: Connection, decision: Decision, request: Request, made_for_us: str | None) -> str:
@@ -128,8 +131,7 @@ def _carry_out(connection: Connection, decision: Decision, request: Request, mad
     from lossy_mlflow.experiments.training_run import run_training
     from lossy_mlflow.tracking.reconcile import close_dead_runs_of_this_machine
 
-    if connection.answers:
-        close_dead_runs_of_this_machine(connection)
+    connection.asks(lambda: close_dead_runs_of_this_machine(connection))
     return run_training(connection, request, resumed=earlier, made_for_us=made_for_us)
 
 
@@ -173,7 +175,9 @@ def _result(
 
     client = connection.client
     run = client.get_run(run_id)
-    versions = by_epoch(versions_of_run(client, run_id, label)) if delivered else {}
+    versions: dict[int, ModelVersion] = {}
+    if delivered:
+        connection.asks(lambda: versions.update(by_epoch(versions_of_run(client, run_id, label))))
     # The metric tells, whatever somebody has deleted or edited of the versions since.
     losses = {point.step: point.value for point in client.get_metric_history(run_id, "val_loss")}
     best, last = best_and_last(losses) if losses else (None, 0)

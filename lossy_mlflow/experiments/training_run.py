@@ -55,9 +55,8 @@ def run_training(
     taken = warm_start(connection, tree, model) if state is None else None
     model.to(device)
     experiment = experiment_for(client, experiment_name(tree))
-    if connection.answers:
-        ensure_registered_model(client, request.label, describe(request.label, tree))
-    tags = run_tags(connection, request, splits, device, taken)
+    connection.asks(lambda: ensure_registered_model(client, request.label, describe(request.label, tree)))
+    tags = run_tags(request, splits, device, taken)
     with stop_request() as asked:
         if resumed is None:
             run_id = make_run(connection, request, tags, experiment.experiment_id, made_for_us)

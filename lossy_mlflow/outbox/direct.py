@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
 
 from lossy_mlflow.outbox.address import server_uri
-from lossy_mlflow.outbox.api import MissingError, WaitingError
+from lossy_mlflow.outbox.api import MissingError, WaitingError, in_short
 from lossy_mlflow.outbox.program import ARTIFACT_SCHEME, Outbox, read_artifact_uri
 from lossy_mlflow.outbox.target import experiment_id_of, get_run
 from lossy_mlflow.outbox.views import LOCAL_EXPERIMENT
 
+T = TypeVar("T")
+
+# MLflow's words where a request has failed, or its answer is no answer of MLflow's.
+_NO_ANSWER = "API request to "
 _RUN_FIELDS = ("run_id", "run_uuid", "source_run_id", "mlflow.sourceRun")
 _EXPERIMENT_FIELDS = ("experiment_id", "experiment_ids")
 
@@ -24,6 +29,17 @@ def check_server(outbox: Outbox) -> None:
         outbox.check_server()
     except WaitingError as error:
         raise away(outbox, "now", error) from None
+
+
+def ask_directly(outbox: Outbox, question: Callable[[], T]) -> T:
+    """The answer to MLflow's own client, which has checked the server. Where it has gone since, raises what `away` gives."""
+    try:
+        return question()
+    except MlflowException as error:
+        if not str(error).startswith(_NO_ANSWER):
+            raise
+        outbox.has_gone()
+        raise away(outbox, "now", in_short(error.__context__ or error)) from error
 
 
 def away(outbox: Outbox, what: str, why: object) -> MlflowException:

@@ -103,10 +103,15 @@ class Outbox:
             answer = question(self._api)
         except WaitingError as error:
             if error.everything:
-                self._away_until = time.monotonic() + _ASK_AGAIN_AFTER_S
+                self.has_gone()
             raise
         self._answered = time.monotonic()
         return answer
+
+    def has_gone(self) -> None:
+        """Note that the server didn't answer just now."""
+        self._answered = float("-inf")
+        self._away_until = time.monotonic() + _ASK_AGAIN_AFTER_S
 
     def check_server(self) -> None:
         """Raises WaitingError where the server doesn't answer now: MLflow's own client would try for minutes to find that out."""

@@ -33,7 +33,7 @@ from mlflow.utils.proto_json_utils import message_to_json
 
 from lossy_mlflow.outbox.address import PREFIX
 from lossy_mlflow.outbox.api import ExistsError, MissingError, RefusedError, WaitingError
-from lossy_mlflow.outbox.direct import as_the_server_has_it, away, check_server
+from lossy_mlflow.outbox.direct import as_the_server_has_it, ask_directly, away, check_server, is_away
 from lossy_mlflow.outbox.folder import RunFolder
 from lossy_mlflow.outbox.models import ModelStore
 from lossy_mlflow.outbox.owner import this_process
@@ -309,11 +309,10 @@ class OutboxStore(ModelStore):
         points: PagedList[Metric] = PagedList([], None)
         if not self._waits(run_id):
             try:
-                self._outbox.check_server()
                 points = super().get_metric_history(run_id, metric_key, max_results, page_token)
-            except WaitingError as error:
-                if not folder.made_here():
-                    raise self._away(f"for the run {run_id}", error) from None
+            except MlflowException as error:
+                if not (is_away(error) and folder.made_here()):
+                    raise
                 offsets = {}
         if points.token or not folder.path.exists():
             return points
@@ -332,7 +331,9 @@ class OutboxStore(ModelStore):
 
     def _call_endpoint(self, api: Any, json_body: Any = None, *arguments: Any, **named: Any) -> Any:
         """Every call that goes to the server names runs and experiments as the server does."""
-        return super()._call_endpoint(api, as_the_server_has_it(self._outbox, json_body), *arguments, **named)
+        body = as_the_server_has_it(self._outbox, json_body)
+        call = super()._call_endpoint
+        return ask_directly(self._outbox, lambda: call(api, body, *arguments, **named))
 
     def log_spans(self, location: str, spans: Any, tracking_uri: str | None = None) -> Any:
         check_server(self._outbox)

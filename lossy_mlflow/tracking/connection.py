@@ -10,7 +10,7 @@ import re
 import shlex
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ ADDRESSES = (
 _HOW_TO_REACH_ONE = (
     "Start it, or name another: export MLFLOW_TRACKING_URI=... (unset, runs go to ./mlflow.db)"
 )
+_WITHOUT_IT = "Training goes on without it: what is logged waits on this machine (lossy outbox status)."
 DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 # Drivers whose package has another name, or needs to be told to bring its library.
 _PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
@@ -67,12 +68,12 @@ def _uptime() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connection:
     """A tracking server, and its clock.
 
     `outbox`: the way by which all that `client` logs goes there; None where it goes directly. Only with an outbox may it be that
-    the server didn't answer (`answers`).
+    the server didn't answer (`answers`), at first or when it was asked later.
     """
 
     client: MlflowClient
@@ -84,6 +85,20 @@ class Connection:
     def now(self) -> float:
         """The time by the server's clock, in seconds since 1970."""
         return self.clock.now()
+
+    def asks(self, question: Callable[[], object]) -> bool:
+        """Ask the server what can be done without. Whether it was there; with an outbox it may have gone, which one line says."""
+        if not self.answers:
+            return False
+        try:
+            with explained():
+                question()
+        except UnreachableError as error:
+            if self.outbox is None:
+                raise
+            self.answers = False
+            log.warning("%s %s", error.what, _WITHOUT_IT)
+        return self.answers
 
     def keeping(self, run_id: str, what: str) -> AbstractContextManager[None]:
         """For a block that stores `what` of the run: where a disk is full, a training by way of the outbox goes on (see
@@ -163,10 +178,7 @@ def connected_for_logging() -> Iterator[Connection]:
         _check_answers(uri)
     except UnreachableError as error:
         answers = False
-        log.warning(
-            "%s Training goes on without it: what is logged waits on this machine (lossy outbox status).",
-            error.what,
-        )
+        log.warning("%s %s", error.what, _WITHOUT_IT)
     with tracking_to(PREFIX + uri):
         yield Connection(mlflow.MlflowClient(), uri, clock, outbox_for(uri), answers)
 

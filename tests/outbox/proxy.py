@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import math
 import random
 import re
 import select
@@ -23,7 +24,8 @@ class Proxy:
 
     refuse: no connection. stall: connections are taken, nothing is answered. reset: the connection breaks at once.
     cut: the answer breaks off in the middle. error: 500 without asking the server. swallow: the server does it, the answer
-    never arrives. `clock_ahead_s`: what the server's clock is ahead of this machine's, as far as its answers tell.
+    never arrives. `refuses_from`: the number of the request from which on nothing is let through.
+    `clock_ahead_s`: what the server's clock is ahead of this machine's, as far as its answers tell.
     """
 
     def __init__(self, server: str, seed: int = 0) -> None:
@@ -37,6 +39,7 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self.requests = 0
+        self.refuses_from: float = math.inf
         self.clock_ahead_s = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -64,6 +67,8 @@ class Proxy:
                     if not request:
                         return
                     self.requests += 1
+                    if self.requests >= self.refuses_from:
+                        self.mode = "refuse"
                     if not self._answer(client, server, request):
                         return
 

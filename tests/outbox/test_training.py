@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -90,6 +91,29 @@ def test_a_training_without_its_server_arrives_whole_once_it_is_back(place: Outb
         env={"MLFLOW_TRACKING_URI": place.server},
     )
     assert loaded.returncode == 0, loaded.stderr
+
+
+@pytest.mark.parametrize(
+    "n_requests",
+    [
+        pytest.param(number, marks=[] if number in (5, 12) else pytest.mark.campaign)
+        for number in range(1, 25)
+    ],
+)
+def test_a_server_that_goes_away_at_any_question_of_the_beginning(
+    place: OutboxPlace, n_requests: int
+) -> None:
+    label = f"vae2_digits_gone{n_requests}"
+    place.proxy.refuses_from = n_requests
+    words = ("train", "vae2_digits", "--e-name", f"gone{n_requests}", *SHORT, "--json")
+    done = place.lossy(*words, **_options(place))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["delivered"] is False
+    place.proxy.refuses_from, place.proxy.mode = math.inf, "pass"
+    place.wait_until_delivered(120)
+    run = _run(place.client, label)
+    assert run.info.status == "FINISHED"
+    assert _versions(place.client, label)["last"] == "4"
 
 
 @pytest.mark.campaign
