@@ -20,7 +20,9 @@ from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
 
 _FIRST_CHANGE = 0.1  # beta d changes by this much (one sd over the prior) at the pilot's first beta
 _KNOTS_PER_E = 5.0  # betas of the pilot for each factor e
-_MASS_EVERY = 3  # of these betas, the Jacobian is computed anew: it changes little in between, and costs most
+_MASS_EVERY = (
+    3  # of these betas at least, the Jacobian is computed anew: it changes little in between, and costs most
+)
 _MASS_KEPT = 0.5  # of the mean of those before: the more places a mass has seen, the more it suits
 _LEAPFROG, _MOVES = 2, 2
 _GAIN = 0.3
@@ -97,25 +99,15 @@ def tune(
         (distortion.n_data,), math.log(_FIRST_STEP), dtype=torch.float64, device=distortion.device
     )
     steps, spreads = [], []
-    masses: list[tuple[float, Tensor, Tensor]] = []
     halves = slice(0, pilot.n_particles // 2), slice(pilot.n_particles // 2, None)
-    grams: list[Tensor] = []
-    spent = 1.0
+    masses = _Masses(distortion, halves)
     for index, beta in enumerate(knots.tolist()):
-        if index % _MASS_EVERY == 0:
-            found = [distortion.curvature(state.z[:, half]) for half in halves]
-            kept = grams or found
-            grams = [_MASS_KEPT * old + (1 - _MASS_KEPT) * new for old, new in zip(kept, found, strict=True)]
-            curvature, axes = _eigen((grams[0] + grams[1]) / 2)
-            masses.append((beta, axes.float(), curvature.float()))
-            of_other = [_eigen(gram) for gram in reversed(grams)]
-            spent += 0.5 * distortion.z_size
-        scales = [_scale(curvature, axes, beta) for curvature, axes in of_other]
+        masses.come_to(index, beta, state)
         for _ in range(_MOVES):
             size = log_step.exp().unsqueeze(1).expand_as(state.d)
             moved = [
                 hmc(_part(state, half), beta, scale, size[:, half], _LEAPFROG, distortion, prior, generator)
-                for half, scale in zip(halves, scales, strict=True)
+                for half, scale in zip(halves, masses.scales(beta), strict=True)
             ]
             state = _together([there for there, _ in moved])
             acceptance = torch.cat([info.acceptance for _, info in moved], 1).mean(1)
@@ -123,23 +115,59 @@ def tune(
             log_step = log_step.clamp(math.log(_LEAST_STEP), math.log(_quarter(_LEAPFROG)))
         steps.append(log_step)
         spreads.append(state.d.std(1))
-        spent += _MOVES * _LEAPFROG
         if progress:
             progress(index + 1, len(knots))
-    step_size = _smoothed(torch.stack(steps), knots).exp()
-    mass_knots, mass_axes, curvatures = zip(*masses, strict=True)
+    mass_knots, axes, curvature = masses.found()
     tuning = Tuning(
         knots,
-        step_size,
-        torch.stack(spreads),
-        torch.tensor(mass_knots, dtype=torch.float64, device=knots.device),
-        torch.stack(mass_axes),
-        torch.stack(curvatures),
-        torch.zeros(1, dtype=torch.float64),
-        n_leapfrog,
-        spent,
+        step_size=_smoothed(torch.stack(steps), knots).exp(),
+        spread=torch.stack(spreads),
+        mass_knots=mass_knots,
+        axes=axes,
+        curvature=curvature,
+        betas=torch.zeros(1, dtype=torch.float64),
+        n_leapfrog=n_leapfrog,
+        n_gradients=1.0 + len(knots) * _MOVES * _LEAPFROG + masses.spent,
     )
     return replace(tuning, betas=schedule(tuning, betas, n_steps))
+
+
+class _Masses:
+    """The masses of a pilot: at some of its knots that of each half of the particles, and of all. `spent`: in gradients."""
+
+    def __init__(self, distortion: Distortion, halves: tuple[slice, slice]) -> None:
+        self._distortion, self._halves = distortion, halves
+        self._cost = 0.5 * distortion.z_size
+        # Where it would cost more than twice the moves in between, it is looked at half as often.
+        self._every = _MASS_EVERY if self._cost <= 2 * _MASS_EVERY * _MOVES * _LEAPFROG else 2 * _MASS_EVERY
+        self._grams: list[Tensor] = []
+        self._of_other: list[tuple[Tensor, Tensor]] = []
+        self._found: list[tuple[float, Tensor, Tensor]] = []
+        self.spent = 0.0
+
+    def come_to(self, index: int, beta: float, state: State) -> None:
+        """The knot of that index, where the particles are at `state`."""
+        if index % self._every != 0:
+            return
+        new = [self._distortion.curvature(state.z[:, half]) for half in self._halves]
+        kept = self._grams or new
+        self._grams = [
+            _MASS_KEPT * old + (1 - _MASS_KEPT) * gram for old, gram in zip(kept, new, strict=True)
+        ]
+        self._of_other = [_eigen(gram) for gram in reversed(self._grams)]
+        curvature, axes = _eigen((self._grams[0] + self._grams[1]) / 2)
+        self._found.append((beta, axes.float(), curvature.float()))
+        self.spent += self._cost
+
+    def scales(self, beta: float) -> list[Tensor]:
+        """By which each half moves: what the other half has found."""
+        return [_scale(curvature, axes, beta) for curvature, axes in self._of_other]
+
+    def found(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(mass_knots, axes, curvature), see `Tuning`."""
+        betas, axes, curvature = zip(*self._found, strict=True)
+        knots = torch.tensor(betas, dtype=torch.float64, device=self._distortion.device)
+        return knots, torch.stack(axes), torch.stack(curvature)
 
 
 def _drawn(distortion: Distortion, n_particles: int, prior: Prior, generator: torch.Generator) -> State:
