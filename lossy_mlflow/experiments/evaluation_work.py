@@ -16,7 +16,7 @@ from lossy_mlflow.experiments.evaluation_record import (
 )
 from lossy_mlflow.experiments.evaluation_run import DRAWN_IMAGES, Evaluation, EvaluationProgress
 from lossy_mlflow.experiments.evaluation_subject import Plan, Subject
-from lossy_mlflow.experiments.records import AttemptRecords, log_evaluated
+from lossy_mlflow.experiments.records import AttemptRecords
 from lossy_mlflow.experiments.settings import experiment_name
 from lossy_mlflow.experiments.tunings import find_target
 from lossy_mlflow.hparams import hparams_sha256
@@ -57,7 +57,6 @@ def carry_out(
             client.update_run(run_id, name=planned.label)
         with running(connection, run_id) as attempt, AttemptRecords(connection, run_id, user_code):
             log_hparams(client, run_id, planned.tree)
-            log_evaluated(client, run_id, planned.checkpoint, subject)
             evaluation = Evaluation(attempt, planned.label, subject, target, state, asked, progress)
             try:
                 curve = evaluation.run()

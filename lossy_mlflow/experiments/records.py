@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
+from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from lossy_mlflow.checkpoints.lookup import Checkpoint
 from lossy_mlflow.data import Splits
-from lossy_mlflow.experiments.evaluation_subject import Subject
 from lossy_mlflow.hparams import Hparam
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.provenance import (
@@ -27,7 +23,6 @@ from lossy_mlflow.tracking.provenance import (
 )
 from lossy_mlflow.tracking.runs import artifacts_of
 
-_LOGGED_MODEL = re.compile(r"/models/(m-\w+)/artifacts$")
 _DIGEST_LENGTH = 8  # as long as those that MLflow makes; the tag dataset_digest has it whole
 
 
@@ -50,35 +45,17 @@ def describe(label: str, tree: Hparam) -> str:
 
 def log_datasets(client: MlflowClient, run_id: str, splits: Splits) -> None:
     """The images that were trained on and validated on, as MLflow dataset inputs. Safe to repeat."""
-    inputs = [
-        _input(splits.name, context, splits.digest, len(images), splits.input_dims)
-        for context, images in (("training", splits.train), ("validation", splits.val))
-    ]
+    inputs = []
+    for context, images in (("training", splits.train), ("validation", splits.val)):
+        dataset = Dataset(
+            name=f"{splits.name}-{context}",
+            digest=splits.digest[:_DIGEST_LENGTH],
+            source_type="lossy_mlflow",
+            source=json.dumps({"data set": splits.name}),
+            profile=json.dumps({"images": len(images), "input_dims": list(splits.input_dims)}),
+        )
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
     client.log_inputs(run_id, inputs)
-
-
-def log_evaluated(client: MlflowClient, run_id: str, checkpoint: Checkpoint, subject: Subject) -> None:
-    """The images and the decoder of an evaluation, as MLflow inputs: on the model's page its runs are found. Safe to repeat."""
-    dataset = subject.trained.dataset
-    images = _input(
-        dataset.name, subject.settings.data, subject.data_digest, len(subject.images), dataset.input_dims
-    )
-    # That of a copy in another model is the original's.
-    files = client.get_model_version_download_uri(checkpoint.name, str(checkpoint.version))
-    client.log_inputs(run_id, [images], [LoggedModelInput(name) for name in _LOGGED_MODEL.findall(files)])
-
-
-def _input(
-    data_set: str, context: str, digest: str, n_images: int, input_dims: Sequence[int]
-) -> DatasetInput:
-    dataset = Dataset(
-        name=f"{data_set}-{context}",
-        digest=digest[:_DIGEST_LENGTH],
-        source_type="lossy_mlflow",
-        source=json.dumps({"data set": data_set}),
-        profile=json.dumps({"images": n_images, "input_dims": list(input_dims)}),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
 class AttemptRecords:
@@ -94,7 +71,7 @@ class AttemptRecords:
         number = len(artifacts_of(connection.client, run_id).list_artifacts("attempts")) + 1
         self._folder = f"attempts/{number}"
         self._user_code = user_code
-        self._log_file = log_file("attempt.log")
+        self._log_file = log_file("train.log")
 
     def __enter__(self) -> Self:
         self._log_path = self._log_file.__enter__()

@@ -28,15 +28,6 @@ def _artifact(client: Any, run_id: str, name: str) -> Path:
     return Path(client.download_artifacts(run_id, name))
 
 
-def _check_inputs(client: Any, run_id: str, version: Any) -> None:
-    """On the pages of the run and of the model, MLflow shows what was measured on what."""
-    run = client.get_run(run_id)
-    (images,) = run.inputs.dataset_inputs
-    assert (images.dataset.name, images.dataset.digest) == ("digits-test", run.data.tags["data_digest"][:8])
-    assert [tag.value for tag in images.tags] == ["test"]
-    assert [f"models:/{model.model_id}" for model in run.inputs.model_inputs] == [version.source]
-
-
 def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client: Any) -> None:
     curve = workplace.json("evaluate", "vae10_digits@best", *SMALL, "--log-likelihood")
     (run,) = _runs(client, "vae10_digits")
@@ -46,7 +37,6 @@ def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client:
     assert tags["weights_sha256"] == version.tags["weights_sha256"] == curve["weights_sha256"]
     assert client.get_experiment(run.info.experiment_id).name == "vaes/digits"
     assert run.data.params["rd.n_betas"] == "8"
-    _check_inputs(client, run.info.run_id, version)
 
     assert {len(curve[name]) for name in LISTS} == {8}
     assert curve["beta"][0] == pytest.approx(0.03)
@@ -220,4 +210,3 @@ def test_by_a_server_it_goes_through_the_outbox(workplace: Workplace, mlflow_ser
     assert run.info.status == "FINISHED"
     assert [point.value for point in client.get_metric_history(run.info.run_id, "rate")] == curve["rate"]
     assert json.loads(_artifact(client, run.info.run_id, "rd_curve.json").read_text()) == curve
-    _check_inputs(client, run.info.run_id, client.get_model_version_by_alias("vae10_digits_served", "best"))
