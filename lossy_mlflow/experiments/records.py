@@ -84,7 +84,7 @@ class AttemptRecords:
         number = len(artifacts_of(connection.client, run_id).list_artifacts("attempts")) + 1
         self._folder = f"attempts/{number}"
         self._user_code = user_code
-        self._log_file = log_file("train.log")
+        self._log_file = log_file()
 
     def __enter__(self) -> Self:
         self._log_path = self._log_file.__enter__()

@@ -73,6 +73,7 @@ def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client:
     assert {"rd_table.txt", "rd_data.safetensors", "rd_curve.png", "reconstructions.png"} <= {
         item.path for item in client.list_artifacts(run.info.run_id)
     }
+    assert " INFO pilot 0: " in _artifact(client, run.info.run_id, "attempts/1/lossy.log").read_text()
 
 
 def test_the_same_is_evaluated_once_and_another_apart(workplace: Workplace, client: Any) -> None:
