@@ -6,6 +6,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelInput
+
+from lossy_mlflow.checkpoints.model_input import nameable_model
 from lossy_mlflow.experiments.curve_record import CurveRecord
 from lossy_mlflow.experiments.evaluation_record import (
     curve_lists,
@@ -16,7 +20,7 @@ from lossy_mlflow.experiments.evaluation_record import (
 )
 from lossy_mlflow.experiments.evaluation_run import DRAWN_IMAGES, Evaluation, EvaluationProgress
 from lossy_mlflow.experiments.evaluation_subject import Plan, Subject
-from lossy_mlflow.experiments.records import AttemptRecords
+from lossy_mlflow.experiments.records import AttemptRecords, dataset_input
 from lossy_mlflow.experiments.settings import experiment_name
 from lossy_mlflow.experiments.tunings import find_target
 from lossy_mlflow.hparams import hparams_sha256
@@ -45,6 +49,7 @@ def carry_out(
     """The id of the run, which is finished when this returns, and its curve. `sha256`: the evaluation's identity."""
     client = connection.client
     tags = _tags(planned, subject, sha256)
+    model_id = nameable_model(client, planned.checkpoint.name, planned.checkpoint.version)
     target = None
     if subject.settings.step_sizes_target:
         target = find_target(connection, subject.settings.step_sizes_target, tags)
@@ -57,6 +62,7 @@ def carry_out(
             client.update_run(run_id, name=planned.label)
         with running(connection, run_id) as attempt, AttemptRecords(connection, run_id, user_code):
             log_hparams(client, run_id, planned.tree)
+            _log_inputs(client, run_id, planned, subject, model_id)
             evaluation = Evaluation(attempt, planned.label, subject, target, state, asked, progress)
             try:
                 curve = evaluation.run()
@@ -94,8 +100,24 @@ def _about(planned: Plan, subject: Subject) -> str:
         f"Rate-distortion curve of {planned.reference}: {settings.target}, {len(subject.images)} {settings.data} images,"
         f" {settings.n_chains} chains{', quick' if planned.quick else ''}.\n\n"
         "Draw it: a scatter or line chart of `rate` over `distortion`; the figure is among the artifacts.\n\n"
-        f"    lossy plot {planned.label}\n"
+        f"    lossy plot {planned.label}{' --quick' if planned.quick else ''}\n"
     )
+
+
+def _log_inputs(
+    client: MlflowClient, run_id: str, planned: Plan, subject: Subject, model_id: str | None
+) -> None:
+    """The images and the decoder, where MLflow's pages look for them. Safe to repeat."""
+    context, trained_on = subject.settings.data, subject.trained.dataset
+    of, source = trained_on.name, {"data set": trained_on.name}
+    if context == "simulate":
+        of, source = planned.reference, {"decoder": planned.reference}
+    if subject.feature_map:
+        source["features of"] = subject.feature_map
+    images = dataset_input(
+        of, context, subject.data_digest, source, len(subject.images), trained_on.input_dims
+    )
+    client.log_inputs(run_id, [images], [LoggedModelInput(model_id)] if model_id else [])
 
 
 def _make_run(connection: Connection, planned: Plan, tags: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,9 @@ from lossy_mlflow.tracking.provenance import (
 )
 from lossy_mlflow.tracking.runs import artifacts_of
 
-_DIGEST_LENGTH = 8  # as long as those that MLflow makes; the tag dataset_digest has it whole
+_DIGEST_LENGTH = (
+    8  # as long as those that MLflow makes; the tags dataset_digest and data_digest have it whole
+)
 
 
 def describe(label: str, tree: Hparam) -> str:
@@ -45,17 +48,27 @@ def describe(label: str, tree: Hparam) -> str:
 
 def log_datasets(client: MlflowClient, run_id: str, splits: Splits) -> None:
     """The images that were trained on and validated on, as MLflow dataset inputs. Safe to repeat."""
-    inputs = []
-    for context, images in (("training", splits.train), ("validation", splits.val)):
-        dataset = Dataset(
-            name=f"{splits.name}-{context}",
-            digest=splits.digest[:_DIGEST_LENGTH],
-            source_type="lossy_mlflow",
-            source=json.dumps({"data set": splits.name}),
-            profile=json.dumps({"images": len(images), "input_dims": list(splits.input_dims)}),
-        )
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    source, dims = {"data set": splits.name}, splits.input_dims
+    both = (("training", splits.train), ("validation", splits.val))
+    inputs = [
+        dataset_input(splits.name, context, splits.digest, source, len(images), dims)
+        for context, images in both
+    ]
     client.log_inputs(run_id, inputs)
+
+
+def dataset_input(
+    of: str, context: str, digest: str, source: Mapping[str, str], n_images: int, input_dims: Sequence[int]
+) -> DatasetInput:
+    """Images as a run's input. MLflow knows a data set by its name, which is OF-CONTEXT, and the beginning of the digest."""
+    dataset = Dataset(
+        name=f"{of}-{context}",
+        digest=digest[:_DIGEST_LENGTH],
+        source_type="lossy_mlflow",
+        source=json.dumps(source),
+        profile=json.dumps({"images": n_images, "input_dims": list(input_dims)}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
 class AttemptRecords:
@@ -71,7 +84,7 @@ class AttemptRecords:
         number = len(artifacts_of(connection.client, run_id).list_artifacts("attempts")) + 1
         self._folder = f"attempts/{number}"
         self._user_code = user_code
-        self._log_file = log_file("train.log")
+        self._log_file = log_file()
 
     def __enter__(self) -> Self:
         self._log_path = self._log_file.__enter__()

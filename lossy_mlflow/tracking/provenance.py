@@ -67,15 +67,15 @@ class _QuietFileHandler(logging.FileHandler):
 
 
 @contextmanager
-def log_file(name: str) -> Iterator[Path]:
-    """A temporary file that takes every line of this package's log (INFO and above) for the length of the block.
+def log_file() -> Iterator[Path]:
+    """A temporary file, lossy.log, that takes every line of this package's log (INFO and above) for the length of the block.
 
     What its disk doesn't take waits in memory, a few thousand characters of it.
     """
     logger = logging.getLogger("lossy_mlflow")
     before = logger.level
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, name)
+        file = Path(folder, "lossy.log")
         handler = _QuietFileHandler(file)
         handler.setLevel(logging.INFO)
         handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))

@@ -13,7 +13,8 @@ import pytest
 from mlflow import MlflowClient
 
 from lossy_mlflow.errors import LossyError
-from tests.conftest import ROOT, Workplace
+from tests.conftest import ROOT, Workplace, wait_for
+from tests.outbox.proxy import Proxy
 
 SMALL = ("--quick", "--set", "rd.max_beta=1000", "--set", "rd.n_betas=8", "--set", "rd.anneal_steps=120")
 LISTS = ["beta", "rate", "rate_se", "distortion", "distortion_se", "log_z", "log_z_se", "ess", "acceptance"]
@@ -28,6 +29,13 @@ def _artifact(client: Any, run_id: str, name: str) -> Path:
     return Path(client.download_artifacts(run_id, name))
 
 
+def _inputs(client: Any, run_id: str) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """The run's data sets as (name, context, digest), and its models; `search_runs` leaves the models out."""
+    found = client.get_run(run_id).inputs
+    images = [(item.dataset.name, item.tags[0].value, item.dataset.digest) for item in found.dataset_inputs]
+    return images, [item.model_id for item in found.model_inputs]
+
+
 def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client: Any) -> None:
     curve = workplace.json("evaluate", "vae10_digits@best", *SMALL, "--log-likelihood")
     (run,) = _runs(client, "vae10_digits")
@@ -37,6 +45,10 @@ def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client:
     assert tags["weights_sha256"] == version.tags["weights_sha256"] == curve["weights_sha256"]
     assert client.get_experiment(run.info.experiment_id).name == "vaes/digits"
     assert run.data.params["rd.n_betas"] == "8"
+    assert _inputs(client, run.info.run_id) == (
+        [("digits-test", "test", tags["data_digest"][:8])],
+        [version.source.removeprefix("models:/")],
+    )
 
     assert {len(curve[name]) for name in LISTS} == {8}
     assert curve["beta"][0] == pytest.approx(0.03)
@@ -61,6 +73,7 @@ def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client:
     assert {"rd_table.txt", "rd_data.safetensors", "rd_curve.png", "reconstructions.png"} <= {
         item.path for item in client.list_artifacts(run.info.run_id)
     }
+    assert " INFO pilot 0: " in _artifact(client, run.info.run_id, "attempts/1/lossy.log").read_text()
 
 
 def test_the_same_is_evaluated_once_and_another_apart(workplace: Workplace, client: Any) -> None:
@@ -72,7 +85,37 @@ def test_the_same_is_evaluated_once_and_another_apart(workplace: Workplace, clie
     assert len(_runs(client, "vae10_digits")) == 1
     other = workplace.lossy("evaluate", "vae10_digits", *SMALL, "--data", "simulate")
     assert "evaluated: " in other.stdout
-    assert len({run.data.tags["evaluation_sha256"] for run in _runs(client, "vae10_digits")}) == 2
+    runs = _runs(client, "vae10_digits")
+    assert len({run.data.tags["evaluation_sha256"] for run in runs}) == 2
+    drawn, test = (_inputs(client, run.info.run_id) for run in runs)
+    assert (drawn[0][0][:2], test[0][0][:2]) == (
+        ("vae10_digits/1-simulate", "simulate"),
+        ("digits-test", "test"),
+    )
+    assert drawn[1] == test[1]
+
+
+def test_a_copy_is_the_same_model_and_plain_files_are_none(
+    lossy: Callable[..., str], client: Any, tmp_path: Path
+) -> None:
+    tiny = ("--quick", "--set", "rd.n_betas=2", "--set", "rd.anneal_steps=20", "--set", "rd.batch_size=4")
+    version = client.get_model_version_by_alias("vae10_digits", "best")
+    lossy("promote", "vae10_digits@best", "--to", "production", "--because", "a trial")
+    lossy("promote", "production@champion", "--to", "abroad", "--because", "another")
+    run = client.create_run(client.create_experiment("by hand"))
+    lossy("download", "vae10_digits@best", "-o", str(tmp_path / "decoder"))
+    client.log_artifacts(run.info.run_id, str(tmp_path / "decoder"), "decoder")
+    client.create_registered_model("plain")
+    client.create_model_version(
+        "plain", f"{run.info.artifact_uri}/decoder", run.info.run_id, tags=version.tags
+    )
+    models = {}
+    for name in ("abroad@champion", "plain/1"):
+        lossy("evaluate", name, *tiny, "--set", "rd.gap_beta_indexes=[]")
+        (run,) = _runs(client, name.partition("@")[0].partition("/")[0])
+        assert run.info.status == "FINISHED"
+        models[name] = _inputs(client, run.info.run_id)[1]
+    assert models == {"abroad@champion": [version.source.removeprefix("models:/")], "plain/1": []}
 
 
 def test_a_linear_decoder_is_held_against_its_closed_form(workplace: Workplace) -> None:
@@ -198,7 +241,7 @@ def test_it_is_evidence_for_its_weights(workplace: Workplace) -> None:
 
 
 def test_by_a_server_it_goes_through_the_outbox(workplace: Workplace, mlflow_server: str) -> None:
-    """Trained, evaluated, evaluated again and taken up by another program, on an `mlflow server`."""
+    """Trained, evaluated and evaluated again, on an `mlflow server`; and evaluated with all of it delivered later."""
     workplace.environment["MLFLOW_TRACKING_URI"] = mlflow_server
     few = ("--set", "model_train.epochs=2", "--set", "checkpointing_freq=2", "--e-name", "served")
     assert workplace.lossy("train", "vae10_digits", *few).returncode == 0
@@ -210,3 +253,25 @@ def test_by_a_server_it_goes_through_the_outbox(workplace: Workplace, mlflow_ser
     assert run.info.status == "FINISHED"
     assert [point.value for point in client.get_metric_history(run.info.run_id, "rate")] == curve["rate"]
     assert json.loads(_artifact(client, run.info.run_id, "rd_curve.json").read_text()) == curve
+    images, models = _inputs(client, run.info.run_id)
+    version = client.get_model_version("vae10_digits_served", "1")
+    assert models == [version.source.removeprefix("models:/")]
+
+    proxy = Proxy(mlflow_server)
+    late = {"MLFLOW_TRACKING_URI": proxy.uri, "LOSSY_OUTBOX_DELAY": "600"}
+    process = workplace.start("evaluate", "vae10_digits_served", *SMALL, "--data", "train", env=late)
+    wait_for(lambda: len(_runs(client, "vae10_digits_served")) == 2, 60, "a run")
+    proxy.mode = "refuse"
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert "waits on this machine" in out
+    (run,) = [run for run in _runs(client, "vae10_digits_served") if run.info.status != "FINISHED"]
+    assert _inputs(client, run.info.run_id) == ([], [])
+    proxy.mode = "pass"
+    folder = workplace.folder.parent / "home" / "state" / "lossy_mlflow" / "outbox"
+    assert workplace.lossy("outbox", "send", str(folder), "--to", proxy.uri).returncode == 0
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+    (image,), again = _inputs(client, run.info.run_id)
+    assert (image[:2], again) == (("digits-train", "train"), models)
+    assert image[2] != images[0][2]
+    proxy.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Workplace, wait_for
-from tests.evaluate.test_evaluate import _runs
+from tests.evaluate.test_evaluate import _inputs, _runs
 
 WORK = (
     *("--set", "rd.max_beta=1000", "--set", "rd.n_betas=30", "--set", "rd.anneal_steps=600"),
@@ -58,6 +58,7 @@ def test_it_goes_on_with_the_same_numbers(
     assert run.info.run_id == stopped.info.run_id
     assert run.info.status == "FINISHED"
     assert len(client.get_metric_history(run.info.run_id, "rate")) == 30
+    assert [len(inputs) for inputs in _inputs(client, run.info.run_id)] == [1, 1]
 
     client.set_tag(run.info.run_id, "evaluation_sha256", "another")
     whole = workplace.json("evaluate", "vae10_digits", *WORK)
