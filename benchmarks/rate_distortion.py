@@ -105,7 +105,7 @@ def _gaps(name: str, decoder: nn.Module, beta: float, n_data: int, n_chains: int
     n_leapfrog = 4 if z_size > 50 else 2
     tuning = tune(data, [beta], torch.Generator().manual_seed(2), n_leapfrog=n_leapfrog)
     ours = []
-    for steps in (25, 50, 100, 200, 400, 850, 1200):
+    for steps in (25, 50, 100, 200, 400, 1000, 1200):
         laid = replace(tuning, betas=schedule(tuning, [beta], steps))
         found = gap(data, z, laid, n_chains, torch.Generator().manual_seed(3))
         cost = tuning.n_gradients + n_leapfrog * (len(laid.betas) - 1)

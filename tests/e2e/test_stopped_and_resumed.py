@@ -37,7 +37,7 @@ def test_the_run_says_how_it_ended_and_resumes_bit_for_bit(
     process = workplace.start("train", "vae10_digits", *LONG)
     wait_for(
         lambda: len(_runs(client)) == 2 and all("training_state" in r.data.tags for r in _runs(client)),
-        60,
+        180,
         "a state",
     )
     process.send_signal(number)
