@@ -66,9 +66,9 @@ def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) ->
     from lossy_mlflow.tracking.connection import connect, explained
 
     with explained():
-        client = connect().client
-        found = latest_evaluations(client, [a, b], quick)
-        curves = [_by_image(client, evaluated) for evaluated in found]
+        connection = connect()
+        found = latest_evaluations(connection, [a, b], quick)
+        curves = [_by_image(connection.client, evaluated) for evaluated in found]
     ranges = [curve.range() for curve in curves]
     least, largest = max(low for low, _ in ranges), min(high for _, high in ranges)
     whose = " and ".join(
