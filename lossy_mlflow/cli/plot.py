@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lossy_mlflow.cli.completion import hparam_sets
+from lossy_mlflow.cli.completion import evaluated
 from lossy_mlflow.cli.output import json_option, one_line, print_json, print_table
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ quick_option = click.option(
 
 
 @click.command(epilog="Example: lossy plot vae10_digits linear_vae10_digits -o curves.pdf --log")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=hparam_sets)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=evaluated)
 @click.option(
     "-o",
     "--output",
@@ -66,8 +66,8 @@ def plot(
 
 
 @click.command(epilog="Example: lossy compare vae10_digits vae100_digits --at 10 --at 20")
-@click.argument("a", shell_complete=hparam_sets)
-@click.argument("b", shell_complete=hparam_sets)
+@click.argument("a", shell_complete=evaluated)
+@click.argument("b", shell_complete=evaluated)
 @click.option("--at", multiple=True, type=float, metavar="D", help="At this distortion. May be repeated.")
 @quick_option
 @json_option

@@ -298,6 +298,7 @@ def test_by_a_server_it_goes_through_the_outbox(workplace: Workplace, mlflow_ser
     images, models = _inputs(client, run.info.run_id)
     version = client.get_model_version("vae10_digits_served", "1")
     assert models == [version.source.removeprefix("models:/")]
+    assert workplace.completed("lossy plot vae10_digits_s") == ["vae10_digits_served"]
 
     proxy = Proxy(mlflow_server)
     late = {"MLFLOW_TRACKING_URI": proxy.uri, "LOSSY_OUTBOX_DELAY": "600"}

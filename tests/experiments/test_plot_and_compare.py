@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
+from tests.conftest import Workplace, free_port
 from tests.experiments.gaussian_curves import Gaussian, log_evaluation
 
 A, B = Gaussian(scale=1.0, n_latent=3), Gaussian(scale=1.5, n_latent=4)
@@ -60,6 +61,18 @@ def test_quick_ones_count_where_they_are_asked_for(lossy: Callable[..., str], lo
     said = _error(NotFoundError, lossy, "plot", "b")
     assert "with --quick alone" in said
     assert "lossy evaluate b" in said
+
+
+def test_the_shell_completes_what_has_been_evaluated(log: Log, client: Any, workplace: Workplace) -> None:
+    log("vae_of_mine")
+    log("vae_of_another")
+    client.set_terminated(log("vae_that_failed"), "FAILED")
+    assert workplace.completed("lossy plot vae") == ["vae_of_another", "vae_of_mine"]
+    assert workplace.completed("lossy compare vae_of_another vae_of_m") == ["vae_of_mine"]
+    assert workplace.completed("lossy plot cnn") == []
+    for away in (f"http://127.0.0.1:{free_port()}", "sqlite:///another.db", "databricks"):
+        assert workplace.completed("lossy plot cnn_d", MLFLOW_TRACKING_URI=away) == ["cnn_digits"]
+    assert not (workplace.folder / "another.db").exists()
 
 
 def test_two_decoders_on_the_same_images_are_paired(lossy: Callable[..., str], log: Log) -> None:
