@@ -118,6 +118,13 @@ class Workplace:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def completed(self, typed: str, **env: str) -> list[str]:
+        """What a shell offers for the last word of the line."""
+        asked = {"_LOSSY_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        done = self.run(*self.command(), env=asked | env)
+        assert done.stderr == ""
+        return [line.removeprefix("plain,") for line in done.stdout.split()]
+
     def start(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
             # A shell starts what is in its background with Ctrl-C ignored, these tests perhaps.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lossy_mlflow.cli.completion import hparam_sets
+from lossy_mlflow.cli.completion import evaluated
 from lossy_mlflow.cli.output import json_option, one_line, print_json, print_table
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ quick_option = click.option(
 
 
 @click.command(epilog="Example: lossy plot vae10_digits linear_vae10_digits -o curves.pdf --log")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=hparam_sets)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=evaluated)
 @click.option(
     "-o",
     "--output",
@@ -66,8 +66,8 @@ def plot(
 
 
 @click.command(epilog="Example: lossy compare vae10_digits vae100_digits --at 10 --at 20")
-@click.argument("a", shell_complete=hparam_sets)
-@click.argument("b", shell_complete=hparam_sets)
+@click.argument("a", shell_complete=evaluated)
+@click.argument("b", shell_complete=evaluated)
 @click.option("--at", multiple=True, type=float, metavar="D", help="At this distortion. May be repeated.")
 @quick_option
 @json_option
@@ -76,6 +76,9 @@ def compare(a: str, b: str, at: tuple[float, ...], quick: bool, as_json: bool) -
 
     Of the latest finished evaluation of each. Where both are of the same images, the error is that of each image's difference,
     which is much smaller than those of the two rates. A distortion that one of them doesn't reach is refused.
+
+    Without --at: at five distortions that both have measured, where neither is in doubt. They go from the steep part to the flat
+    one of the curve that ends first: its slope falls by the same factor from each to the next.
     """
     from lossy_mlflow.experiments.compare import compare as run
 

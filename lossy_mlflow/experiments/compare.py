@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import numpy as np
 
 from lossy_mlflow.errors import UsageError
 from lossy_mlflow.experiments.curve_record import CurveRecord, GapRecord, read_by_datum
-from lossy_mlflow.experiments.equal_distortion import ByImage, by_image, difference, rate_at
+from lossy_mlflow.experiments.equal_distortion import ByImage, by_image, difference, rate_at, spread
 from lossy_mlflow.experiments.evaluations import Evaluated, latest_evaluations
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Comparison:
 
 
 def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) -> Comparison:
-    """The latest finished evaluations of the labels `a` and `b`, at the distortions `at`; else at five that both reach.
+    """The latest finished evaluations of the labels `a` and `b`, at the distortions `at`; else at five that both reach, where
+    neither is in doubt, and that lie along the curve of the one that comes less far (see `spread`).
 
     `quick`: one that was made with --quick may be it. Raises UsageError where a curve doesn't reach a distortion: nothing is
     extrapolated; else as `latest_evaluations` does.
@@ -66,9 +68,9 @@ def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) ->
     from lossy_mlflow.tracking.connection import connect, explained
 
     with explained():
-        client = connect().client
-        found = latest_evaluations(client, [a, b], quick)
-        curves = [_by_image(client, evaluated) for evaluated in found]
+        connection = connect()
+        found = latest_evaluations(connection, [a, b], quick)
+        curves = [_by_image(connection.client, evaluated) for evaluated in found]
     ranges = [curve.range() for curve in curves]
     least, largest = max(low for low, _ in ranges), min(high for _, high in ranges)
     whose = " and ".join(
@@ -84,7 +86,7 @@ def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) ->
             f"Take one from {least:.4g} to {largest:.4g}: --at {(least + largest) / 2:.4g}",
         )
     paired = found[0].has_images_of(found[1])
-    points = [_compared(curves[0], curves[1], value, paired) for value in at or _spread(least, largest)]
+    points = [_compared(curves[0], curves[1], value, paired) for value in at or _chosen(found, curves)]
     sides = [_side(evaluated, within) for evaluated, within in zip(found, ranges, strict=True)]
     return Comparison(found[0].curve.target, paired, sides[0], sides[1], points)
 
@@ -96,9 +98,16 @@ def _by_image(client: MlflowClient, evaluated: Evaluated) -> ByImage:
     return by_image(np.array(record.beta, np.float64), data["log_z"], data["distortion"], np.array(errors))
 
 
-def _spread(least: float, largest: float) -> list[float]:
-    """Without the ends: at the one the worse curve is so steep that its rate means little, at the other rates are nothing."""
-    return [least + (largest - least) * step / (_POINTS + 1) for step in range(1, _POINTS + 1)]
+def _chosen(found: Sequence[Evaluated], curves: Sequence[ByImage]) -> list[float]:
+    """Distortions that both curves have measured; within what isn't in doubt, where they have that in common."""
+    doubted = [evaluated.curve.doubted_from for evaluated in found]
+    for limits in ([math.inf if beta is None else beta for beta in doubted], [math.inf, math.inf]):
+        ranges = [curve.range(below) for curve, below in zip(curves, limits, strict=True)]
+        least, largest = max(low for low, _ in ranges), min(high for _, high in ranges)
+        if least < largest:
+            break
+    shorter = max(zip(ranges, curves, strict=True), key=lambda pair: pair[0][0])[1]
+    return spread(shorter, least, largest, _POINTS)
 
 
 def _compared(a: ByImage, b: ByImage, distortion: float, paired: bool) -> AtDistortion:

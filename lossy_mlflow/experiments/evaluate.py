@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lossy_mlflow.errors import ConflictError
 from lossy_mlflow.experiments.evaluation_subject import Plan, identity, plan
 from lossy_mlflow.user_code import load_user_code
 
@@ -90,7 +89,7 @@ def _evaluate(
 
     subject = subject_of(connection, planned, device, data_dir)
     sha256 = identity(planned.checkpoint.weights_sha256, subject.data_digest, planned.tree, planned.quick)
-    with label_lock(connection.uri, f"{planned.label} evaluation {sha256[:16]}"):
+    with label_lock(connection.uri, planned.label, evaluation=sha256[:16]):
         earlier = _earlier(connection, planned.label, sha256)
         if earlier and made_for_us:
             end_surplus_run(connection.client, made_for_us, earlier.info.run_id)
@@ -118,6 +117,7 @@ def _evaluate(
 
 def _earlier(connection: Connection, label: str, sha256: str) -> Run | None:
     """The newest run of this very evaluation. Raises ConflictError where it lives on another machine."""
+    from lossy_mlflow.tracking.identity import at_work
     from lossy_mlflow.tracking.ownership import lock_domain
     from lossy_mlflow.tracking.runs import known_run, quoted, search_all_runs
 
@@ -129,9 +129,5 @@ def _earlier(connection: Connection, label: str, sha256: str) -> Run | None:
         return None
     newest = known_run(found[0])
     if newest.owner != lock_domain() and newest.lives(connection.now()):
-        seconds = max(0, round(connection.now() - newest.heartbeat))
-        raise ConflictError(
-            f"{label} is being evaluated on {newest.owner.partition(':')[0]} (its last heartbeat is {seconds} s old).",
-            f"Wait for it    (its run is {newest.run_id})",
-        )
+        raise at_work(f"{label} is being evaluated", newest, connection.now(), "Wait for it")
     return found[0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,12 +14,23 @@ from typing import TYPE_CHECKING, Any
 from lossy_mlflow.checkpoints.lookup import Checkpoint, resolve_at
 from lossy_mlflow.checkpoints.reference import BEST_STEP, parse_reference
 from lossy_mlflow.errors import NotFoundError, UsageError
-from lossy_mlflow.hparams import Hparam, apply_overrides, evaluates, flatten, get_hparams, set_names
+from lossy_mlflow.hparams import (
+    Hparam,
+    apply_overrides,
+    diff,
+    evaluate_command,
+    evaluates,
+    flatten,
+    get_hparams,
+    set_names,
+)
 from lossy_mlflow.hparams.catalogue.parts import default_rd
 from lossy_mlflow.hparams.tree import freeze, thaw
 
 if TYPE_CHECKING:
     import torch
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
     from torch import Tensor, nn
 
     from lossy_mlflow.experiments.rd_settings import RdSettings
@@ -66,6 +79,29 @@ def plan(connection: Connection, name: str, overrides: Mapping[str, Any] | None,
         tree = _tree_of_set(hparam_set, f"{checkpoint.name}/{checkpoint.version}")
         tree = apply_overrides(tree, overrides, name) if overrides else tree
     return Plan(label, hparam_set, checkpoint, freeze(quickened(tree)) if quick else tree, quick)
+
+
+def command_of(client: MlflowClient, run: Run) -> str:
+    """The `lossy evaluate` of which `plan` makes the evaluation of that run: it goes on with it.
+
+    Where the set isn't known here, as one's own may be, or has other fields by now, words stand for its options.
+    """
+    from lossy_mlflow.experiments.rd_settings import quick as quickened
+    from lossy_mlflow.tracking.runs import hparams_of_run
+
+    tags = run.data.tags
+    name, hparam_set, reference = (tags.get(key, "") for key in ("label", "hparam_set", "model_version"))
+    quick = ["--quick"] if tags.get("quick") else []
+    command = None
+    with contextlib.suppress(NotFoundError):
+        itself = get_hparams(hparam_set)
+        tree = itself if evaluates(itself) else _tree_of_set(hparam_set, reference)
+        changes = diff(quickened(tree) if quick else tree, hparams_of_run(client, run))
+        if not any(None in change for change in changes):
+            options = [word for key, _, value in changes for word in ("--set", f"{key}={value}")]
+            reference = "" if evaluates(itself) else reference
+            command = evaluate_command(hparam_set, *quick, *options, reference=reference)
+    return command or f"{shlex.join(['lossy', 'evaluate', name, *quick])}, with the options that it had"
 
 
 def _tree_of_set(hparam_set: str, reference: str) -> Hparam:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from lossy_mlflow.experiments.curve_record import CurveRecord, read_record
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+    from lossy_mlflow.tracking.connection import Connection
 
 # Of labels that have one, those that an error names.
 _SHOWN = 6
@@ -42,14 +45,14 @@ class Evaluated:
         return same or self.run_id == other.run_id
 
 
-def latest_evaluations(client: MlflowClient, labels: Sequence[str], quick: bool) -> list[Evaluated]:
+def latest_evaluations(connection: Connection, labels: Sequence[str], quick: bool) -> list[Evaluated]:
     """The latest finished evaluation of each label; one that was made with --quick only where `quick` allows it.
 
     Raises NotFoundError where a label has none, ConflictError where their distortions are not of one kind, LossyError for a file
     that is gone or damaged.
     """
-    runs = [_latest(client, label, quick) for label in labels]
-    found = [_evaluated(client, run) for run in runs]
+    runs = [_latest(connection, label, quick) for label in labels]
+    found = [_evaluated(connection.client, run) for run in runs]
     first = found[0]
     for label, other in zip(labels, found, strict=True):
         if other.measure != first.measure:
@@ -87,21 +90,52 @@ def finished_evaluations(client: MlflowClient, label: str, quick: bool) -> list[
     return [run for run in finished if quick or not _is_quick(run)]
 
 
-def _latest(client: MlflowClient, label: str, quick: bool) -> Run:
-    if allowed := finished_evaluations(client, label, quick):
+def _latest(connection: Connection, label: str, quick: bool) -> Run:
+    if allowed := finished_evaluations(connection.client, label, quick):
         return allowed[0]
-    if finished_evaluations(client, label, quick=True):
-        raise NotFoundError(
-            f"{label} has been evaluated with --quick alone.",
-            f"Evaluate it: lossy evaluate {label}    or take that one: --quick",
-        )
+    error = none_finished(connection, label, quick)
+    if finished_evaluations(connection.client, label, quick=True):
+        error = NotFoundError(error.what, f"{error.hint}    or take the one made with --quick: --quick")
+    raise error
+
+
+def none_finished(connection: Connection, label: str, quick: bool) -> NotFoundError:
+    """That the label has no finished evaluation (but, unless `quick`, one made with --quick): what it has, and what leads on."""
+    from lossy_mlflow.tracking.runs import runs_of_label
+
+    client = connection.client
+    runs = runs_of_label(client, label, "evaluate")
+    if under_way := [run for run in runs if run.info.status != "FINISHED" and (quick or not _is_quick(run))]:
+        return _unfinished(connection, label, under_way[0])
+    anew = f"Evaluate it: lossy evaluate {label}"
+    if any(run.info.status == "FINISHED" for run in runs):
+        return NotFoundError(f"{label} has been evaluated with --quick alone.", anew)
+    if runs:
+        return _unfinished(connection, label, runs[0])
     there = _evaluated_labels(client, quick)
     near = [*nearest(label, there), *(other for other in there if other not in nearest(label, there))]
     more = f", and {len(near) - _SHOWN} more" if len(near) > _SHOWN else ""
     others = f"evaluated are {', '.join(near[:_SHOWN])}{more}" if near else "nothing is evaluated there yet"
-    raise NotFoundError(
-        f"{label} has no finished evaluation; {others}.", f"Evaluate it: lossy evaluate {label}"
-    )
+    return NotFoundError(f"{label} has no finished evaluation; {others}.", anew)
+
+
+def _unfinished(connection: Connection, label: str, run: Run) -> NotFoundError:
+    from lossy_mlflow.experiments.evaluation_subject import command_of
+    from lossy_mlflow.tracking.identity import OPEN_STATES
+    from lossy_mlflow.tracking.runs import known_run
+
+    known = known_run(run)
+    begun = datetime.datetime.fromtimestamp(run.info.start_time / 1000, datetime.UTC)
+    state = f"one is {known.status}, begun {begun:%Y-%m-%d %H:%M} UTC on {known.host or 'an unknown host'}"
+    if reason := run.data.tags.get("state_reason", "").rstrip("."):
+        state += f": {reason}"
+    command = command_of(connection.client, run)
+    if known.lives(connection.now()):
+        hint = f"Wait for it; if it dies, go on with it: {command}"
+    else:
+        state += ", and gives no sign of life" if known.status in OPEN_STATES else ""
+        hint = f"Go on with it: {command}"
+    return NotFoundError(f"{label} has no finished evaluation; {state}.", hint)
 
 
 def _evaluated_labels(client: MlflowClient, quick: bool) -> list[str]:

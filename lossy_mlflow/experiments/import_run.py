@@ -24,6 +24,7 @@ from lossy_mlflow.experiments.settings import experiment_name
 from lossy_mlflow.hparams import Hparam, diff, hparams_sha256
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.ending import state_and_reason
+from lossy_mlflow.tracking.identity import at_work
 from lossy_mlflow.tracking.ownership import heartbeat, lock_domain, run_lock
 from lossy_mlflow.tracking.provenance import git_commit
 from lossy_mlflow.tracking.runs import (
@@ -153,9 +154,11 @@ def _owning_import(connection: Connection, name: str, overwrite: bool) -> Run | 
     if trainings and not (imports and imports[0].info.start_time > trainings[0].info.start_time):
         newest = known_run(trainings[0])
         if newest.lives(connection.now()):
-            raise ConflictError(
-                f"{name} is being trained on {newest.owner.partition(':')[0]} (its run is {newest.run_id}).",
-                "Wait for it, or import under another name.",
+            raise at_work(
+                f"{name} is being trained",
+                newest,
+                connection.now(),
+                "Wait for it, or import under another name",
             )
         if not overwrite:
             raise ConflictError(

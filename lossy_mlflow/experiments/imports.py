@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -169,8 +168,10 @@ def _store(
     connection: Connection, incoming: list[Incoming], overwrite: bool, dry_run: bool, refuse: bool = True
 ) -> list[ImportedFile]:
     from lossy_mlflow.experiments.import_run import plan, publish_all
+    from lossy_mlflow.tracking.ownership import label_lock
 
-    with _name_locked(connection, incoming[0].name):
+    # No training and no other import of this machine takes the name meanwhile.
+    with label_lock(connection.uri, incoming[0].name):
         # The oldest first, so that versions count up as epochs do.
         made = plan(connection, sorted(incoming, key=lambda item: item.epoch), overwrite)
         if refuse and (clashes := [item for item in made.items if item.clash]):
@@ -189,22 +190,6 @@ def _store(
             outcome = "would be imported" if dry_run else "imported"
             rows.append(ImportedFile(file, name, versions.get(item.incoming.epoch), outcome, notes))
     return rows
-
-
-@contextmanager
-def _name_locked(connection: Connection, name: str) -> Iterator[None]:
-    """No training and no other import of this machine takes the name meanwhile."""
-    from lossy_mlflow.tracking.ownership import label_lock
-
-    with ExitStack() as held:
-        try:
-            held.enter_context(label_lock(connection.uri, name))
-        except ConflictError as error:
-            raise ConflictError(
-                f"{name} is being trained or imported by another process on this machine.",
-                "Wait for it, and start the same command again.",
-            ) from error
-        yield
 
 
 def _incoming_file(path: Path, name: str, hparam_set: str, tree: Hparam) -> Incoming:

@@ -82,6 +82,6 @@ def _give_way(connection: Connection, label: str, run_id: str) -> None:
             client.set_tag(run_id, "same_as", other.info.run_id)
             client.set_terminated(run_id, "KILLED")
             raise ConflictError(
-                f"{label} was started at the same moment on {known.owner.partition(':')[0]}, which goes on.",
+                f"{label} was started at the same moment on {known.host}, which goes on.",
                 f"Wait for it, or train another copy: --e-name NAME    (its run is {other.info.run_id})",
             )

@@ -62,7 +62,7 @@ def plot(
         )
     labels = list(dict.fromkeys(labels))
     with explained():
-        found = latest_evaluations(connect().client, labels, quick)
+        found = latest_evaluations(connect(), labels, quick)
     target = found[0].curve.target
     figure = rd_figure(
         [plotted(evaluated.curve) for evaluated in found],

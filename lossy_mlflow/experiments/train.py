@@ -17,7 +17,7 @@ from lossy_mlflow.hparams import (
     hparams_sha256,
     run_label,
 )
-from lossy_mlflow.tracking.identity import Decision, Start, decide
+from lossy_mlflow.tracking.identity import Decision, Start, at_work, decide
 from lossy_mlflow.user_code import load_user_code
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from lossy_mlflow.tracking.connection import Connection
+
+_WAIT = "Wait for it, or train another copy: --e-name NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def train(
     with explained(), connected_for_logging() as connection:
         if run_id:
             connection.client.update_run(run_id, name=label)
-        with label_lock(connection.uri, label):
+        with label_lock(connection.uri, label, hint=_WAIT):
             earlier = _earlier_runs(connection, label)
             decision = decide(
                 [known_run(run) for run in earlier],
@@ -146,12 +148,7 @@ def _refuse(connection: Connection, decision: Decision, label: str, tree: Hparam
         f"Train anew: --overwrite    or another copy beside it: --e-name NAME    (its run is {run.run_id})"
     )
     if decision.start is Start.ALIVE_ELSEWHERE:
-        host = run.owner.partition(":")[0]
-        seconds = max(0, round(connection.now() - run.heartbeat))
-        raise ConflictError(
-            f"{label} is being trained on {host} (its last heartbeat is {seconds} s old).",
-            f"Wait for it, or train another copy: --e-name NAME    (its run is {run.run_id})",
-        )
+        raise at_work(f"{label} is being trained", run, connection.now(), _WAIT)
     if decision.start is Start.OTHER_SET:
         raise ConflictError(f"The label {label} belongs to a run of the set {run.hparam_set!r}.", again)
     if decision.start is Start.OTHER_TREE:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError
-from lossy_mlflow.experiments.evaluations import finished_evaluations
+from lossy_mlflow.experiments.evaluations import finished_evaluations, none_finished
 from lossy_mlflow.rate_distortion import Tuning
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.provenance import log_bytes
@@ -36,10 +36,8 @@ def find_target(connection: Connection, label: str, tags: dict[str, str]) -> Tar
     """
     runs = finished_evaluations(connection.client, label, quick=False)
     if not runs:
-        raise NotFoundError(
-            f"step_sizes_target is {label!r}, which has no finished evaluation.",
-            f"Evaluate it first: lossy evaluate {label}",
-        )
+        error = none_finished(connection, label, quick=False)
+        raise NotFoundError(f"step_sizes_target is {label!r}. {error.what}", error.hint)
     there = runs[0].data.tags
     same = all(there.get(key) == tags[key] for key in ("weights_sha256", "data_digest", "target", "n_batch"))
     return Target(runs[0].info.run_id, label, same)

@@ -57,13 +57,16 @@ def train_command(label: str) -> str | None:
     return _command("train", name, *([f"--e-name={e_name}"] if e_name else []))
 
 
-def evaluate_command(hparam_set: str) -> str | None:
-    """The command that carries out the evaluation `hparam_set`; None for one that a notebook has defined."""
-    return _command("evaluate", hparam_set)
+def evaluate_command(hparam_set: str, *options: str, reference: str = "") -> str | None:
+    """The command that carries out the evaluation `hparam_set`, or evaluates the version `reference` by that set.
+
+    None for a set that a notebook has defined.
+    """
+    return _command("evaluate", hparam_set, *options, name=reference)
 
 
-def _command(verb: str, hparam_set: str, *options: str) -> str | None:
-    words = ["lossy", verb, hparam_set, *options]
+def _command(verb: str, hparam_set: str, *options: str, name: str = "") -> str | None:
+    words = ["lossy", verb, name or hparam_set, *options]
     file = set_file(hparam_set)
     if file is None:
         return shlex.join(words)

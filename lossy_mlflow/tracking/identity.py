@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from lossy_mlflow.errors import ConflictError
+
 HEARTBEAT_EVERY_S = 30
 HEARTBEAT_LIMIT_S = 150
 
@@ -36,9 +38,22 @@ class KnownRun:
     owner: str
     heartbeat: float
 
+    @property
+    def host(self) -> str:
+        return self.owner.partition(":")[0]
+
     def lives(self, now: float) -> bool:
         """Whether a process seems to be at work on it, as far as its state and its heartbeat tell."""
         return self.status in OPEN_STATES and now - self.heartbeat < HEARTBEAT_LIMIT_S
+
+
+def at_work(doing: str, run: KnownRun, now: float, hint: str) -> ConflictError:
+    """That another machine is at work on `run`. `doing`: what, as 'LABEL is being trained'."""
+    seconds = max(0, round(now - run.heartbeat))
+    return ConflictError(
+        f"{doing} on {run.host} (its last heartbeat is {seconds} s old).",
+        f"{hint}    (its run is {run.run_id})",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Who trains a label: a lock where processes share a machine, a heartbeat where they don't."""
+"""Who works on a label: a lock where processes share a machine, a heartbeat where they don't."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from lossy_mlflow.tracking.connection import sqlite_file, without_password
 from lossy_mlflow.tracking.identity import HEARTBEAT_EVERY_S
 
 log = logging.getLogger(__name__)
+
+_WAIT = "Wait for it, and start the same command again."
 
 
 @contextmanager
@@ -53,15 +55,16 @@ def lock_domain() -> str:
 
 
 @contextmanager
-def label_lock(uri: str, label: str) -> Iterator[None]:
-    """Held while this process trains `label` on the server `uri`. The kernel frees it when the process dies, however.
+def label_lock(uri: str, label: str, *, evaluation: str = "", hint: str = _WAIT) -> Iterator[None]:
+    """Held while this process trains or imports `label` on the server `uri`, or carries out that `evaluation` of it.
 
-    Raises ConflictError where another process of this machine holds it.
+    The kernel frees it when the process dies, however. Raises ConflictError, with `hint`, where another process of this machine
+    holds it.
     """
-    with _lock(
-        f"{_without_spelling(uri)}\n{label}",
-        f"{label} is being trained by another process on this machine.",
-    ):
+    name = f"{label} evaluation {evaluation}" if evaluation else label
+    doing = "evaluated" if evaluation else "trained or imported"
+    taken = ConflictError(f"{label} is being {doing} by another process on this machine.", hint)
+    with _lock(f"{_without_spelling(uri)}\n{name}", taken):
         yield
 
 
@@ -71,12 +74,13 @@ def run_lock(run_id: str, wait_s: float = 0) -> Iterator[None]:
 
     Raises ConflictError where another process of this machine holds it, and still does after `wait_s` seconds.
     """
-    with _lock(run_id, f"The run {run_id} is being written by another process on this machine.", wait_s):
+    taken = ConflictError(f"The run {run_id} is being written by another process on this machine.", _WAIT)
+    with _lock(run_id, taken, wait_s):
         yield
 
 
 @contextmanager
-def _lock(name: str, taken: str, wait_s: float = 0) -> Iterator[None]:
+def _lock(name: str, taken: ConflictError, wait_s: float = 0) -> Iterator[None]:
     with _state_folder() as folder:
         locks = folder / "locks"
         locks.mkdir(exist_ok=True)
@@ -84,7 +88,7 @@ def _lock(name: str, taken: str, wait_s: float = 0) -> Iterator[None]:
         try:
             lock.acquire(timeout=wait_s)
         except filelock.Timeout:
-            raise ConflictError(taken, "Wait for it, or train another copy: --e-name NAME") from None
+            raise taken from None
     try:
         yield
     finally:

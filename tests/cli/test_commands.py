@@ -10,6 +10,7 @@ import click
 import pytest
 
 from lossy_mlflow.cli.app import app
+from tests.conftest import Workplace
 
 
 def _commands(
@@ -85,16 +86,7 @@ def test_resolving_and_promoting_load_no_torch(here: object) -> None:
         ("lossy hparams show vae2_rd_b", ["vae2_rd_baseline_icml"]),
     ],
 )
-def test_the_shell_completes_the_names_of_sets(words: str, completed: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "lossy_mlflow"],
-        env={
-            "_LOSSY_COMPLETE": "bash_complete",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(words.count(" ")),
-            "PATH": "/usr/bin:/bin",
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.split() == [f"plain,{name}" for name in completed]
+def test_the_shell_completes_the_names_of_sets(
+    workplace: Workplace, words: str, completed: list[str]
+) -> None:
+    assert workplace.completed(words) == completed

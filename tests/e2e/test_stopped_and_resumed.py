@@ -77,7 +77,7 @@ def test_a_label_is_trained_once_at_a_time(workplace: Workplace, client: Any) ->
         for words in ([], ["--overwrite"]):
             refused = workplace.lossy("train", "vae10_digits", "--set", "model_train.epochs=100000", *words)
             assert refused.returncode == 4
-            assert "is being trained by another process on this machine" in refused.stderr
+            assert "is being trained or imported by another process on this machine" in refused.stderr
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)

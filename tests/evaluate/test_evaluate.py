@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import re
+import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,15 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from lossy_mlflow.errors import LossyError
+from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError
 from tests.conftest import ROOT, Workplace, wait_for
 from tests.outbox.proxy import Proxy
 
 SMALL = ("--quick", "--set", "rd.max_beta=1000", "--set", "rd.n_betas=8", "--set", "rd.anneal_steps=120")
+TINY = (
+    *("--quick", "--set", "rd.n_betas=2", "--set", "rd.anneal_steps=20"),
+    *("--set", "rd.batch_size=4", "--set", "rd.gap_beta_indexes=[]"),
+)
 LISTS = ["beta", "rate", "rate_se", "distortion", "distortion_se", "log_z", "log_z_se", "ess", "acceptance"]
 
 
@@ -60,6 +68,8 @@ def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client:
             *(curve[name] for name in ("beta", "rate", "distortion", "log_z")), strict=True
         )
     )
+    doubted = [float(beta) for beta in re.findall(r" from beta (\S+) on: ", " ".join(curve["doubts"]))]
+    assert curve["doubted_from"] == pytest.approx(min(doubted), rel=1e-3) if doubted else True
     (gap,) = curve["gap"]
     assert gap["beta"] == 1000.0
     assert -3 * gap["se"] < gap["gap"] < 5
@@ -95,10 +105,45 @@ def test_the_same_is_evaluated_once_and_another_apart(workplace: Workplace, clie
     assert drawn[1] == test[1]
 
 
+def test_one_that_was_stopped_is_said_with_the_command_that_goes_on(
+    lossy: Callable[..., str], client: Any
+) -> None:
+    words = ("vae10_digits", *TINY, "--data", "simulate")
+    lossy("evaluate", *words)
+    (run,) = _runs(client, "vae10_digits")
+    run_id, host = run.info.run_id, platform.node()
+    client.set_tag(run_id, "state_reason", "It was stopped.")
+    client.set_terminated(run_id, "KILLED")
+    for verb in (("plot", "vae10_digits"), ("compare", "vae10_digits", "vae10_digits", "--quick")):
+        with pytest.raises(
+            NotFoundError, match=rf"one is KILLED, begun .* UTC on {host}: It was stop"
+        ) as said:
+            lossy(*verb)
+        command = said.value.hint.removeprefix("Go on with it: lossy ")
+        assert "gone on with and evaluated" in lossy(*shlex.split(command))
+        assert client.get_run(run_id).info.status == "FINISHED"
+        client.set_tag(run_id, "state_reason", "It was stopped.")
+        client.set_terminated(run_id, "KILLED")
+    assert len(_runs(client, "vae10_digits")) == 1
+
+    client.update_run(run_id, "RUNNING")
+    client.set_tag(run_id, "owner", "otherhost:1234")
+    client.set_tag(run_id, "heartbeat", str(int(time.time())))
+    with pytest.raises(NotFoundError, match=r"one is RUNNING, begun .* UTC on otherhost") as said:
+        lossy("plot", "vae10_digits")
+    assert said.value.hint == f"Wait for it; if it dies, go on with it: lossy {command}"
+    with pytest.raises(
+        ConflictError, match=r"vae10_digits is being evaluated on otherhost \(its last heartbe"
+    ):
+        lossy("evaluate", *words)
+    client.set_tag(run_id, "heartbeat", "1000")
+    with pytest.raises(NotFoundError, match="gives no sign of life"):
+        lossy("plot", "vae10_digits")
+
+
 def test_a_copy_is_the_same_model_and_plain_files_are_none(
     lossy: Callable[..., str], client: Any, tmp_path: Path
 ) -> None:
-    tiny = ("--quick", "--set", "rd.n_betas=2", "--set", "rd.anneal_steps=20", "--set", "rd.batch_size=4")
     version = client.get_model_version_by_alias("vae10_digits", "best")
     lossy("promote", "vae10_digits@best", "--to", "production", "--because", "a trial")
     lossy("promote", "production@champion", "--to", "abroad", "--because", "another")
@@ -111,7 +156,7 @@ def test_a_copy_is_the_same_model_and_plain_files_are_none(
     )
     models = {}
     for name in ("abroad@champion", "plain/1"):
-        lossy("evaluate", name, *tiny, "--set", "rd.gap_beta_indexes=[]")
+        lossy("evaluate", name, *TINY)
         (run,) = _runs(client, name.partition("@")[0].partition("/")[0])
         assert run.info.status == "FINISHED"
         models[name] = _inputs(client, run.info.run_id)[1]
@@ -256,6 +301,7 @@ def test_by_a_server_it_goes_through_the_outbox(workplace: Workplace, mlflow_ser
     images, models = _inputs(client, run.info.run_id)
     version = client.get_model_version("vae10_digits_served", "1")
     assert models == [version.source.removeprefix("models:/")]
+    assert workplace.completed("lossy plot vae10_digits_s") == ["vae10_digits_served"]
 
     proxy = Proxy(mlflow_server)
     late = {"MLFLOW_TRACKING_URI": proxy.uri, "LOSSY_OUTBOX_DELAY": "600"}

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
-from tests.experiments.gaussian_curves import Gaussian, log_evaluation
+from tests.conftest import Workplace, free_port
+from tests.experiments.gaussian_curves import BETAS, Gaussian, log_evaluation
 
 A, B = Gaussian(scale=1.0, n_latent=3), Gaussian(scale=1.5, n_latent=4)
 IMAGES, OTHERS = (A.draw(40, np.random.default_rng(seed)) for seed in (1, 2))
@@ -62,6 +63,18 @@ def test_quick_ones_count_where_they_are_asked_for(lossy: Callable[..., str], lo
     assert "lossy evaluate b" in said
 
 
+def test_the_shell_completes_what_has_been_evaluated(log: Log, client: Any, workplace: Workplace) -> None:
+    log("vae_of_mine")
+    log("vae_of_another")
+    client.set_terminated(log("vae_that_failed"), "FAILED")
+    assert workplace.completed("lossy plot vae") == ["vae_of_another", "vae_of_mine"]
+    assert workplace.completed("lossy compare vae_of_another vae_of_m") == ["vae_of_mine"]
+    assert workplace.completed("lossy plot cnn") == []
+    for away in (f"http://127.0.0.1:{free_port()}", "sqlite:///another.db", "databricks"):
+        assert workplace.completed("lossy plot cnn_d", MLFLOW_TRACKING_URI=away) == ["cnn_digits"]
+    assert not (workplace.folder / "another.db").exists()
+
+
 def test_two_decoders_on_the_same_images_are_paired(lossy: Callable[..., str], log: Log) -> None:
     log("a")
     log("b", B)
@@ -81,6 +94,23 @@ def test_two_decoders_on_the_same_images_are_paired(lossy: Callable[..., str], l
     assert "the same 40 images, paired" in shown
     assert "b: gap at beta 3000: 0.400 +- 0.100 nats" in shown
     assert len([line for line in shown.splitlines() if line.count("+-") == 3]) == 5
+
+
+def test_what_is_in_doubt_is_compared_only_where_it_is_asked_for(lossy: Callable[..., str], log: Log) -> None:
+    def compared(*at: str) -> list[float]:
+        return [
+            point["distortion"] for point in json.loads(lossy("compare", "a", "b", *at, "--json"))["points"]
+        ]
+
+    log("a")
+    log("b", B)
+    steepest = compared()[0]
+    doubted = float(A.distortion(IMAGES**2, BETAS[20:21]).mean())
+    log("a", doubted_from=float(BETAS[20]))
+    assert steepest < doubted < compared()[0] < compared()[-1]
+    assert compared("--at", str(steepest)) == [steepest]
+    log("a", doubted_from=float(BETAS[0]))
+    assert compared()[0] == steepest
 
 
 def test_images_that_each_decoder_has_drawn_itself_are_not_the_same(
@@ -124,6 +154,9 @@ def test_what_is_not_there_is_said_with_what_is(lossy: Callable[..., str], log: 
     assert "nothing is evaluated there yet" in _error(NotFoundError, lossy, "plot", "vae")
     log("vae10_digits")
     client.set_terminated(log("vae2_digits"), "FAILED")
+    said = _error(NotFoundError, lossy, "plot", "vae2_digits")
+    assert "one is FAILED, begun " in said
+    assert "Go on with it: lossy evaluate vae2_digits, with the options that it had" in said
     said = _error(NotFoundError, lossy, "plot", "vae10_digit")
     assert "evaluated are vae10_digits." in said
     assert "lossy evaluate vae10_digit" in said
@@ -151,6 +184,7 @@ def test_another_kind_of_file_or_place_is_refused(lossy: Callable[..., str], log
         ({"gap": [{"beta": 1.0, "gap": "small", "se": None}]}, "gap has what is no number"),
         ({"gap": 3}, "is damaged"),
         ({"doubts": None}, "is damaged"),
+        ({"doubted_from": "soon"}, "doubted_from is no number"),
         ({"more": 1}, "is damaged"),
     ],
 )
