@@ -133,16 +133,20 @@ def test_no_secret_is_in_the_list_of_processes_or_a_log(containers: Containers, 
     assert [secret for secret in secrets if any(secret in words for words in seen)] == []
 
 
+@pytest.mark.timeout(1200)
 def test_a_training_in_a_container_logs_to_the_service(
     containers: Containers, admin: Workplace, port: int
 ) -> None:
     """docker/train.Dockerfile, and `mlflow run docker/project` as docs/operations.md has it, podman in docker's place."""
-    wheels = os.environ.get("PIP_FIND_LINKS", "")
-    # Where torch's own index can't be reached, a folder of wheels takes its place, as for `make train`.
-    offline = ["--volume", f"{wheels}:{wheels}:ro", "--env", f"PIP_FIND_LINKS={wheels}"] if wheels else []
-    certificates = ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
+    options = ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
+    # Where torch's own index can't be reached: another, such as file:///FOLDER/simple, whose wheels lie in FOLDER.
+    if index := os.environ.get("TORCH_INDEX"):
+        options += ["--build-arg", f"TORCH_INDEX={index}"]
+        if index.startswith("file://"):
+            folder = str(Path(index.removeprefix("file://")).parent)
+            options += ["--volume", f"{folder}:{folder}:ro"]
     containers.build(
-        *("--tag", "lossy-mlflow-train:0.1.0", *certificates, *offline),
+        *("--tag", "lossy-mlflow-train:0.1.0", *options),
         *("--file", str(ROOT / "docker" / "train.Dockerfile"), str(ROOT)),
     )
     home = Path(admin.environment["HOME"])
