@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,7 +59,8 @@ class Comparison:
 
 
 def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) -> Comparison:
-    """The latest finished evaluations of the labels `a` and `b`, at the distortions `at`; else at five that both reach.
+    """The latest finished evaluations of the labels `a` and `b`, at the distortions `at`; else at five, a constant
+    factor apart, that both reach where neither is in doubt.
 
     `quick`: one that was made with --quick may be it. Raises UsageError where a curve doesn't reach a distortion: nothing is
     extrapolated; else as `latest_evaluations` does.
@@ -70,7 +72,7 @@ def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) ->
         found = latest_evaluations(connection, [a, b], quick)
         curves = [_by_image(connection.client, evaluated) for evaluated in found]
     ranges = [curve.range() for curve in curves]
-    least, largest = max(low for low, _ in ranges), min(high for _, high in ranges)
+    least, largest = _common(ranges)
     whose = " and ".join(
         f"{label} has distortions from {low:.4g} to {high:.4g}"
         for label, (low, high) in zip((a, b), ranges, strict=True)
@@ -84,7 +86,8 @@ def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) ->
             f"Take one from {least:.4g} to {largest:.4g}: --at {(least + largest) / 2:.4g}",
         )
     paired = found[0].has_images_of(found[1])
-    points = [_compared(curves[0], curves[1], value, paired) for value in at or _spread(least, largest)]
+    at = at or _spread(*_sound(found, curves))
+    points = [_compared(curves[0], curves[1], value, paired) for value in at]
     sides = [_side(evaluated, within) for evaluated, within in zip(found, ranges, strict=True)]
     return Comparison(found[0].curve.target, paired, sides[0], sides[1], points)
 
@@ -96,9 +99,25 @@ def _by_image(client: MlflowClient, evaluated: Evaluated) -> ByImage:
     return by_image(np.array(record.beta, np.float64), data["log_z"], data["distortion"], np.array(errors))
 
 
+def _common(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return max(low for low, _ in ranges), min(high for _, high in ranges)
+
+
+def _sound(found: Sequence[Evaluated], curves: Sequence[ByImage]) -> tuple[float, float]:
+    """The distortions that both have measured at betas that aren't in doubt; at all betas, where those have none in common."""
+    doubted = [evaluated.curve.doubted_from for evaluated in found]
+    limits = [math.inf if beta is None else beta for beta in doubted]
+    least, largest = _common([curve.range(below) for curve, below in zip(curves, limits, strict=True)])
+    return (least, largest) if least < largest else _common([curve.range() for curve in curves])
+
+
 def _spread(least: float, largest: float) -> list[float]:
-    """Without the ends: at the one the worse curve is so steep that its rate means little, at the other rates are nothing."""
-    return [least + (largest - least) * step / (_POINTS + 1) for step in range(1, _POINTS + 1)]
+    """By equal factors: small distortions are where rates differ. A likelihood's, which may be negative, by equal steps.
+
+    Without the ends: at the one the worse curve is so steep that its rate means little, at the other rates are nothing.
+    """
+    space = np.geomspace if least > 0 else np.linspace
+    return [float(value) for value in space(least, largest, _POINTS + 2)[1:-1]]
 
 
 def _compared(a: ByImage, b: ByImage, distortion: float, paired: bool) -> AtDistortion:

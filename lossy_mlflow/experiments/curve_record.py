@@ -61,6 +61,7 @@ class ClosedForm:
 class CurveRecord:
     """A curve as `rd_curve.json` has it. Lists are by beta; None in them is what can't be known, as an error of one chain.
 
+    `doubted_from`: the first beta that `doubts` cast doubt on. Files that were written before it came have none.
     rate, log_z in nats; distortion in the target's units (squared error of pixels in [0, 1], nats, squared error of features).
     """
 
@@ -88,6 +89,7 @@ class CurveRecord:
     closed_form: ClosedForm | None
     log_likelihood: dict[str, float | None]
     doubts: list[str]
+    doubted_from: float | None = None
 
 
 def read_record(client: MlflowClient, run_id: str) -> CurveRecord:
@@ -167,6 +169,8 @@ def _flaw(record: CurveRecord) -> str:
         # A chain that goes astray can make one infinite, which is worth reading.
         if not (_is_number(gap.beta) and type(gap.gap) is float and type(gap.se) in (float, type(None))):
             return "its gap has what is no number"
+    if record.doubted_from is not None and not _is_number(record.doubted_from):
+        return "its doubted_from is no number"
     for name in ("label", "reference", "data_digest", "target"):
         if not isinstance(getattr(record, name), str):
             return f"its {name} is no text"

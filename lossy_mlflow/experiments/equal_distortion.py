@@ -30,9 +30,11 @@ class ByImage:
     distortion: Floats
     log_z_se: Floats
 
-    def range(self) -> tuple[float, float]:
-        """The smallest and the largest mean distortion."""
+    def range(self, below: float = math.inf) -> tuple[float, float]:
+        """The smallest and the largest mean distortion, of the betas below that one; of all, where those are fewer than two."""
         means = self.distortion.mean(1)
+        first = means[self.beta < below]
+        means = first if len(first) > 1 else means
         return float(means.min()), float(means.max())
 
 

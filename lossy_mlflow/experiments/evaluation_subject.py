@@ -84,23 +84,24 @@ def plan(connection: Connection, name: str, overrides: Mapping[str, Any] | None,
 def command_of(client: MlflowClient, run: Run) -> str:
     """The `lossy evaluate` of which `plan` makes the evaluation of that run: it goes on with it.
 
-    Where the set isn't known here, as one's own may be, its options can't be told, and words say so.
+    Where the set isn't known here, as one's own may be, or has other fields by now, words stand for its options.
     """
     from lossy_mlflow.experiments.rd_settings import quick as quickened
     from lossy_mlflow.tracking.runs import hparams_of_run
 
     tags = run.data.tags
     name, hparam_set, reference = (tags.get(key, "") for key in ("label", "hparam_set", "model_version"))
-    options = ["--quick"] if tags.get("quick") else []
+    quick = ["--quick"] if tags.get("quick") else []
     command = None
     with contextlib.suppress(NotFoundError):
         itself = get_hparams(hparam_set)
         tree = itself if evaluates(itself) else _tree_of_set(hparam_set, reference)
-        changes = diff(quickened(tree) if options else tree, hparams_of_run(client, run))
-        for change in changes:
-            options += ["--set", f"{change.key}={change.b}"]
-        command = evaluate_command(hparam_set, *options, reference="" if evaluates(itself) else reference)
-    return command or f"{shlex.join(['lossy', 'evaluate', name, *options])}, with the options that it had"
+        changes = diff(quickened(tree) if quick else tree, hparams_of_run(client, run))
+        if not any(None in change for change in changes):
+            options = [word for key, _, value in changes for word in ("--set", f"{key}={value}")]
+            reference = "" if evaluates(itself) else reference
+            command = evaluate_command(hparam_set, *quick, *options, reference=reference)
+    return command or f"{shlex.join(['lossy', 'evaluate', name, *quick])}, with the options that it had"
 
 
 def _tree_of_set(hparam_set: str, reference: str) -> Hparam:

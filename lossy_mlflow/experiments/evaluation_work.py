@@ -164,11 +164,18 @@ def _record(planned: Plan, subject: Subject, curve: Curve, evaluation: Evaluatio
         closed_form=exact_curve(distortions, curve.beta.tolist()),
         log_likelihood=dict(evaluation.done.likelihood),
         doubts=[*curve.doubts(), *_gap_doubts(gaps)],
+        doubted_from=min(_doubted(curve, gaps), default=None),
         **curve_lists(curve),
     )
 
 
 _LARGE_GAP = 3.0  # nats
+
+
+def _doubted(curve: Curve, gaps: list[Gap]) -> list[float]:
+    """Betas from which on something is in doubt."""
+    first = curve.doubted_from()
+    return [gap.beta for gap in gaps if gap.mean > _LARGE_GAP] + ([] if first is None else [first])
 
 
 def _gap_doubts(gaps: list[Gap]) -> list[str]:

@@ -50,13 +50,22 @@ class Curve:
             return within[:, 0]
         return values.std(1) / math.sqrt(values.shape[1])
 
+    def doubted_from(self) -> float | None:
+        """The first beta at which too many data rest on one chain, or modes are missed; None where there is none."""
+        doubtful = (self._lonely() > _DOUBTFUL_SHARE) | (self.lead.mean(1) > _LARGE_LEAD)
+        return float(self.beta[doubtful][0]) if bool(doubtful.any()) else None
+
+    def _lonely(self) -> Tensor:
+        """The share of the data that rest on one chain, (B,)."""
+        return (self.ess < LEAST_ESS).double().mean(1)
+
     def doubts(self) -> list[str]:
         """What a reader must know before believing the curve; empty where there is nothing.
 
         Of a mode that no chain of any image has found nothing is known here. A lower bound from elsewhere can tell: an encoder's.
         """
         found = []
-        lonely = (self.ess < LEAST_ESS).double().mean(1)
+        lonely = self._lonely()
         if self.ess.shape[1] and bool((doubtful := lonely > _DOUBTFUL_SHARE).any()):
             first = int(doubtful.nonzero()[0])
             worst = int(lonely.argmax())

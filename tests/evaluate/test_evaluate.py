@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import shlex
 import sys
 import time
@@ -67,6 +68,8 @@ def test_a_version_has_a_curve_in_a_run_of_its_own(workplace: Workplace, client:
             *(curve[name] for name in ("beta", "rate", "distortion", "log_z")), strict=True
         )
     )
+    doubted = [float(beta) for beta in re.findall(r" from beta (\S+) on: ", " ".join(curve["doubts"]))]
+    assert curve["doubted_from"] == pytest.approx(min(doubted), rel=1e-3) if doubted else True
     (gap,) = curve["gap"]
     assert gap["beta"] == 1000.0
     assert -3 * gap["se"] < gap["gap"] < 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UsageError
 from tests.conftest import Workplace, free_port
-from tests.experiments.gaussian_curves import Gaussian, log_evaluation
+from tests.experiments.gaussian_curves import BETAS, Gaussian, log_evaluation
 
 A, B = Gaussian(scale=1.0, n_latent=3), Gaussian(scale=1.5, n_latent=4)
 IMAGES, OTHERS = (A.draw(40, np.random.default_rng(seed)) for seed in (1, 2))
@@ -96,6 +97,34 @@ def test_two_decoders_on_the_same_images_are_paired(lossy: Callable[..., str], l
     assert len([line for line in shown.splitlines() if line.count("+-") == 3]) == 5
 
 
+def test_what_is_in_doubt_is_compared_only_where_it_is_asked_for(lossy: Callable[..., str], log: Log) -> None:
+    def compared(*at: str) -> list[float]:
+        return [
+            point["distortion"] for point in json.loads(lossy("compare", "a", "b", *at, "--json"))["points"]
+        ]
+
+    log("a")
+    log("b", B)
+    steepest, *more = compared()
+    told = json.loads(lossy("compare", "a", "b", "--json"))
+    least, largest = (
+        pick(told[side][f"{end}_distortion"] for side in "ab")
+        for pick, end in ((max, "least"), (min, "largest"))
+    )
+    factors = np.array([steepest, *more, largest]) / [least, steepest, *more]
+    assert factors == pytest.approx((largest / least) ** (1 / 6))
+    doubted = float(A.distortion(IMAGES**2, BETAS[20:21]).mean())
+    log("a", doubted_from=float(BETAS[20]))
+    assert steepest < doubted < compared()[0] < compared()[-1]
+    assert compared("--at", str(steepest)) == [steepest]
+    log("a", doubted_from=float(BETAS[0]))
+    assert compared()[0] == steepest
+    # A likelihood's may be negative.
+    log("a", replace(A, offset=-9))
+    log("b", replace(B, offset=-9))
+    assert compared() == pytest.approx(np.linspace(least - 9, largest - 9, 7)[1:-1])
+
+
 def test_images_that_each_decoder_has_drawn_itself_are_not_the_same(
     lossy: Callable[..., str], log: Log, client: Any
 ) -> None:
@@ -137,6 +166,9 @@ def test_what_is_not_there_is_said_with_what_is(lossy: Callable[..., str], log: 
     assert "nothing is evaluated there yet" in _error(NotFoundError, lossy, "plot", "vae")
     log("vae10_digits")
     client.set_terminated(log("vae2_digits"), "FAILED")
+    said = _error(NotFoundError, lossy, "plot", "vae2_digits")
+    assert "one is FAILED, begun " in said
+    assert "Go on with it: lossy evaluate vae2_digits, with the options that it had" in said
     said = _error(NotFoundError, lossy, "plot", "vae10_digit")
     assert "evaluated are vae10_digits." in said
     assert "lossy evaluate vae10_digit" in said
@@ -164,6 +196,7 @@ def test_another_kind_of_file_or_place_is_refused(lossy: Callable[..., str], log
         ({"gap": [{"beta": 1.0, "gap": "small", "se": None}]}, "gap has what is no number"),
         ({"gap": 3}, "is damaged"),
         ({"doubts": None}, "is damaged"),
+        ({"doubted_from": "soon"}, "doubted_from is no number"),
         ({"more": 1}, "is damaged"),
     ],
 )

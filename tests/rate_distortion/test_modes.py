@@ -61,6 +61,7 @@ def test_equal_modes_are_right():
         spread = float(found.log_z[index].var())
         assert abs(float(found.rate[index].mean() - truth.rate)) < 0.2 + spread
     assert found.doubts() == []
+    assert found.doubted_from() is None
 
 
 def test_equal_modes_leave_the_gap_small():
@@ -86,7 +87,7 @@ def test_a_narrow_mode_that_some_chains_miss_is_told(width):
     truth = by_quadrature(spiked(width, 1), 1000.0, points=100_001).log_z
     off = float((found.log_z[-1] - truth).mean())
     assert off < -0.1
-    assert found.doubts()
+    assert f" from beta {found.doubted_from():.4g} on: " in " ".join(found.doubts())
     if off < -5:
         assert "modes are missed" in " ".join(found.doubts())
 
