@@ -44,6 +44,25 @@ LOAD = """
 import mlflow, numpy
 print(mlflow.pyfunc.load_model("models:/vae2_digits@champion").predict(numpy.zeros((1, 2), "float32")).shape)
 """
+EVALUATE = """
+from lossy_mlflow import Hparam, register_hparams
+from lossy_mlflow.hparams.catalogue.parts import default_rd
+
+@register_hparams
+def bobs():
+    rd = default_rd()
+    rd.n_betas, rd.max_beta, rd.anneal_steps, rd.batch_size, rd.n_chains, rd.gap_beta_indexes = 2, 9.0, 20, 4, 4, []
+    return Hparam(
+        group_list=["bobs"], load_checkpoint_name="vae2_digits", chkt_step=-2, step_sizes_target=None, rd=rd
+    )
+"""
+INPUTS = """
+import mlflow
+client = mlflow.MlflowClient()
+(run,) = client.search_runs([client.get_experiment_by_name("bobs").experiment_id])
+run = client.get_run(run.info.run_id)
+print(run.info.status, [item.dataset.name for item in run.inputs.dataset_inputs], run.inputs.model_inputs)
+"""
 
 
 # Chromium's own notice that a page's second layout waits for the next frame, as on a busy machine. Nothing is missing then.
@@ -112,6 +131,14 @@ def test_a_member_trains_promotes_and_loads_and_another_needs_a_right(
         assert granted.returncode == 0, granted.stderr
     loaded = workplace.run(sys.executable, "-c", LOAD, env=bob)
     assert loaded.stdout.strip() == "(1, 64)", loaded.stderr
+    # And evaluates it; to name it as an input MLflow wants the right to edit it, and nothing may wait for that.
+    (workplace.folder / "bobs.py").write_text(EVALUATE)
+    done = workplace.lossy("evaluate", "bobs", "--user-code", "bobs.py", env=bob)
+    assert "evaluated: vae2_digits/" in done.stdout, done.stderr
+    assert "waits" not in done.stdout
+    assert (
+        workplace.run(sys.executable, "-c", INPUTS, env=bob).stdout.strip() == "FINISHED ['digits-test'] []"
+    )
 
 
 @CAMPAIGN
