@@ -77,8 +77,7 @@ def compare(a: str, b: str, at: tuple[float, ...], quick: bool, as_json: bool) -
     Of the latest finished evaluation of each. Where both are of the same images, the error is that of each image's difference,
     which is much smaller than those of the two rates. A distortion that one of them doesn't reach is refused.
 
-    Without --at: at five distortions that both have measured, where neither is in doubt. They go from the steep part to the flat
-    one of the curve that ends first: its slope falls by the same factor from each to the next.
+    Without --at: at five distortions, a constant factor apart, between those that both have measured where neither is in doubt.
     """
     from lossy_mlflow.experiments.compare import compare as run
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lossy_mlflow.errors import UsageError
 from lossy_mlflow.experiments.curve_record import CurveRecord, GapRecord, read_by_datum
-from lossy_mlflow.experiments.equal_distortion import ByImage, by_image, difference, rate_at, spread
+from lossy_mlflow.experiments.equal_distortion import ByImage, by_image, difference, rate_at
 from lossy_mlflow.experiments.evaluations import Evaluated, latest_evaluations
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class Comparison:
 
 
 def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) -> Comparison:
-    """The latest finished evaluations of the labels `a` and `b`, at the distortions `at`; else at five that both reach, where
-    neither is in doubt, and that lie along the curve of the one that comes less far (see `spread`).
+    """The latest finished evaluations of the labels `a` and `b`, at the distortions `at`; else at five, a constant
+    factor apart, that both reach where neither is in doubt.
 
     `quick`: one that was made with --quick may be it. Raises UsageError where a curve doesn't reach a distortion: nothing is
     extrapolated; else as `latest_evaluations` does.
@@ -72,7 +72,7 @@ def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) ->
         found = latest_evaluations(connection, [a, b], quick)
         curves = [_by_image(connection.client, evaluated) for evaluated in found]
     ranges = [curve.range() for curve in curves]
-    least, largest = max(low for low, _ in ranges), min(high for _, high in ranges)
+    least, largest = _common(ranges)
     whose = " and ".join(
         f"{label} has distortions from {low:.4g} to {high:.4g}"
         for label, (low, high) in zip((a, b), ranges, strict=True)
@@ -86,7 +86,8 @@ def compare(a: str, b: str, at: Sequence[float] = (), *, quick: bool = False) ->
             f"Take one from {least:.4g} to {largest:.4g}: --at {(least + largest) / 2:.4g}",
         )
     paired = found[0].has_images_of(found[1])
-    points = [_compared(curves[0], curves[1], value, paired) for value in at or _chosen(found, curves)]
+    at = at or _spread(*_sound(found, curves))
+    points = [_compared(curves[0], curves[1], value, paired) for value in at]
     sides = [_side(evaluated, within) for evaluated, within in zip(found, ranges, strict=True)]
     return Comparison(found[0].curve.target, paired, sides[0], sides[1], points)
 
@@ -98,16 +99,25 @@ def _by_image(client: MlflowClient, evaluated: Evaluated) -> ByImage:
     return by_image(np.array(record.beta, np.float64), data["log_z"], data["distortion"], np.array(errors))
 
 
-def _chosen(found: Sequence[Evaluated], curves: Sequence[ByImage]) -> list[float]:
-    """Distortions that both curves have measured; within what isn't in doubt, where they have that in common."""
+def _common(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return max(low for low, _ in ranges), min(high for _, high in ranges)
+
+
+def _sound(found: Sequence[Evaluated], curves: Sequence[ByImage]) -> tuple[float, float]:
+    """The distortions that both have measured at betas that aren't in doubt; at all betas, where those have none in common."""
     doubted = [evaluated.curve.doubted_from for evaluated in found]
-    for limits in ([math.inf if beta is None else beta for beta in doubted], [math.inf, math.inf]):
-        ranges = [curve.range(below) for curve, below in zip(curves, limits, strict=True)]
-        least, largest = max(low for low, _ in ranges), min(high for _, high in ranges)
-        if least < largest:
-            break
-    shorter = max(zip(ranges, curves, strict=True), key=lambda pair: pair[0][0])[1]
-    return spread(shorter, least, largest, _POINTS)
+    limits = [math.inf if beta is None else beta for beta in doubted]
+    least, largest = _common([curve.range(below) for curve, below in zip(curves, limits, strict=True)])
+    return (least, largest) if least < largest else _common([curve.range() for curve in curves])
+
+
+def _spread(least: float, largest: float) -> list[float]:
+    """By equal factors: small distortions are where rates differ. A likelihood's, which may be negative, by equal steps.
+
+    Without the ends: at the one the worse curve is so steep that its rate means little, at the other rates are nothing.
+    """
+    space = np.geomspace if least > 0 else np.linspace
+    return [float(value) for value in space(least, largest, _POINTS + 2)[1:-1]]
 
 
 def _compared(a: ByImage, b: ByImage, distortion: float, paired: bool) -> AtDistortion:

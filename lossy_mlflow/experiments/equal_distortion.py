@@ -37,14 +37,6 @@ class ByImage:
         means = first if len(first) > 1 else means
         return float(means.min()), float(means.max())
 
-    def falling(self) -> Floats:
-        """The mean distortions; the chains' noise may let one rise a little, which is taken for standing still."""
-        return np.minimum.accumulate(self.distortion.mean(1))
-
-    def log_beta(self, distortion: float) -> float:
-        """Log of the slope's size at a mean distortion within `range()`."""
-        return float(np.interp(-distortion, -self.falling(), np.log(self.beta)))
-
 
 @dataclass(frozen=True, slots=True)
 class Shares:
@@ -85,21 +77,13 @@ def by_image(beta: Floats, log_z: Floats, distortion: Floats, log_z_se: Floats) 
 
 def rate_at(curve: ByImage, distortion: float) -> Shares:
     """The shares at a mean distortion within `curve.range()`."""
-    log_beta = curve.log_beta(distortion)
+    # The chains' noise may let it rise a little.
+    falling = np.minimum.accumulate(curve.distortion.mean(1))
+    logs = np.log(curve.beta)
+    log_beta = float(np.interp(-distortion, -falling, logs))
     beta = min(max(math.exp(log_beta), curve.beta[0]), curve.beta[-1])
-    se = float(np.interp(log_beta, np.log(curve.beta), curve.log_z_se))
+    se = float(np.interp(log_beta, logs, curve.log_z_se))
     return Shares(beta, -_log_z_at(curve, beta) - beta * distortion, se)
-
-
-def spread(curve: ByImage, least: float, largest: float, n: int) -> list[float]:
-    """`n` distortions between the two, ascending: from one to the next the curve's slope falls by the same factor.
-
-    So they are on its steep part as well, which equal steps of distortion, or of its logarithm, miss: it all lies within a few
-    per cent of the least one. Without the ends: at the one a rate means little, so steep is it there; at the other there is none.
-    """
-    logs = np.linspace(curve.log_beta(least), curve.log_beta(largest), n + 2)[1:-1]
-    found = np.interp(logs, np.log(curve.beta), curve.falling())
-    return [float(value) for value in np.clip(found, least, largest)]
 
 
 def difference(a: Shares, b: Shares, paired: bool) -> Difference:

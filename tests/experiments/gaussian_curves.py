@@ -21,6 +21,7 @@ class Gaussian:
     n_latent: int
     n_pixels: int = 6
     variance: float = 2.0
+    offset: float = 0.0  # of every distortion, as a likelihood's normalizer is
 
     def draw(self, n: int, generator: np.random.Generator) -> Any:
         return generator.normal(0, np.sqrt(self.variance), (n, self.n_pixels))
@@ -29,13 +30,13 @@ class Gaussian:
         """(betas, images) for the squares of the pixels (images, n_pixels): a Gaussian integral a latent dimension."""
         beta, share = beta[:, None], 1 / (1 + 2 * beta[:, None] * self.scale**2)
         explained, rest = squares[:, : self.n_latent].sum(1), squares[:, self.n_latent :].sum(1)
-        return 0.5 * self.n_latent * np.log(share) - beta * (explained * share + rest)
+        return 0.5 * self.n_latent * np.log(share) - beta * (explained * share + rest + self.offset)
 
     def distortion(self, squares: Any, beta: Any) -> Any:
         """The derivative of -log Z."""
         share = 1 / (1 + 2 * beta[:, None] * self.scale**2)
         explained, rest = squares[:, : self.n_latent].sum(1), squares[:, self.n_latent :].sum(1)
-        return self.n_latent * self.scale**2 * share + explained * share**2 + rest
+        return self.n_latent * self.scale**2 * share + explained * share**2 + rest + self.offset
 
     def true_rate(self, distortion: float) -> float:
         """Of the whole population: the largest of -log Z - beta D, on a grid so fine that nothing is left to interpolate."""

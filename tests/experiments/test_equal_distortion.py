@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lossy_mlflow.errors import LossyError
-from lossy_mlflow.experiments.equal_distortion import ByImage, by_image, difference, rate_at, spread
+from lossy_mlflow.experiments.equal_distortion import ByImage, by_image, difference, rate_at
 from tests.experiments.gaussian_curves import BETAS, Gaussian
 
 # What A leaves unexplained is 2 on average, far enough below D that 40 images don't reach it by chance.
@@ -51,22 +51,6 @@ def test_errors_say_how_far_the_estimates_scatter() -> None:
     assert np.mean([shares.se for shares in alone]) == pytest.approx(rates.std(), rel=0.12)
     # What the two have in common is most of the error; and an error that forgets it would be noticed above.
     assert np.mean([item.se for item in paired]) < 0.6 * np.mean([item.se for item in apart])
-
-
-def test_distortions_are_spread_along_the_steep_part_too() -> None:
-    curve = _curve(A, A.draw(40, np.random.default_rng(1)))
-    least, largest = curve.range()
-    found = spread(curve, least, largest, 5)
-    assert least < found[0]
-    assert found == sorted(found)
-    assert found[-1] < largest
-    slopes = np.array([rate_at(curve, distortion).beta for distortion in found])
-    # Between the reported betas distortion is taken for straight in log beta, on the way there and back.
-    assert slopes[:-1] / slopes[1:] == pytest.approx((BETAS[-1] / BETAS[0]) ** (1 / 6), rel=0.01)
-    rates = np.array([rate_at(curve, distortion).rate for distortion in (*found, least)])
-    equal_steps = [rate_at(curve, least * (largest / least) ** (step / 6)).rate for step in range(1, 6)]
-    assert rates[0] > 0.6 * rates[-1] > max(equal_steps)
-    assert spread(curve, found[1], found[3], 1) == pytest.approx([found[2]], rel=0.01)
 
 
 def test_an_image_alone_has_the_error_of_its_chains() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,24 @@ def test_what_is_in_doubt_is_compared_only_where_it_is_asked_for(lossy: Callable
 
     log("a")
     log("b", B)
-    steepest = compared()[0]
+    steepest, *more = compared()
+    told = json.loads(lossy("compare", "a", "b", "--json"))
+    least, largest = (
+        pick(told[side][f"{end}_distortion"] for side in "ab")
+        for pick, end in ((max, "least"), (min, "largest"))
+    )
+    factors = np.array([steepest, *more, largest]) / [least, steepest, *more]
+    assert factors == pytest.approx((largest / least) ** (1 / 6))
     doubted = float(A.distortion(IMAGES**2, BETAS[20:21]).mean())
     log("a", doubted_from=float(BETAS[20]))
     assert steepest < doubted < compared()[0] < compared()[-1]
     assert compared("--at", str(steepest)) == [steepest]
     log("a", doubted_from=float(BETAS[0]))
     assert compared()[0] == steepest
+    # A likelihood's may be negative.
+    log("a", replace(A, offset=-9))
+    log("b", replace(B, offset=-9))
+    assert compared() == pytest.approx(np.linspace(least - 9, largest - 9, 7)[1:-1])
 
 
 def test_images_that_each_decoder_has_drawn_itself_are_not_the_same(
