@@ -7,6 +7,9 @@ import re
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+# It may not be named, is gone, or the server is.
+_LEFT_OUT = ("PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST", "TEMPORARILY_UNAVAILABLE")
+
 
 def nameable_model(client: MlflowClient, name: str, version: int) -> str | None:
     """Its id; None where there is none, it is gone, or this user may not name it as a run's input.
@@ -17,10 +20,11 @@ def nameable_model(client: MlflowClient, name: str, version: int) -> str | None:
     try:
         model_id = _logged_model(client, name, version)
         if model_id:
-            # No tag at all: it changes nothing, and is refused to whom naming the model is.
+            # No tag at all: it changes nothing, and is refused to whom naming the model is. The client's own function would ask
+            # for the model first, and hide the error's code.
             client._tracking_client.set_logged_model_tags(model_id, {})
     except MlflowException as error:
-        if error.error_code not in ("PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST"):
+        if error.error_code not in _LEFT_OUT:
             raise
         return None
     return model_id

@@ -110,10 +110,11 @@ def none_finished(connection: Connection, label: str, quick: bool) -> NotFoundEr
     anew = f"Evaluate it: lossy evaluate {label}"
     if any(run.info.status == "FINISHED" for run in runs):
         return NotFoundError(f"{label} has been evaluated with --quick alone.", anew)
-    if runs:
-        return _unfinished(connection, label, runs[0])
+    if runs:  # with --quick, and not finished either
+        return NotFoundError(_unfinished(connection, label, runs[0]).what, anew)
     there = _evaluated_labels(client, quick)
-    near = [*nearest(label, there), *(other for other in there if other not in nearest(label, there))]
+    first = nearest(label, there)
+    near = [*first, *(other for other in there if other not in first)]
     more = f", and {len(near) - _SHOWN} more" if len(near) > _SHOWN else ""
     others = f"evaluated are {', '.join(near[:_SHOWN])}{more}" if near else "nothing is evaluated there yet"
     return NotFoundError(f"{label} has no finished evaluation; {others}.", anew)

@@ -60,18 +60,23 @@ def make_run(
 ) -> str:
     """Its id; `made_for_us` is the run that `mlflow run` has made. Raises ConflictError where another machine was quicker."""
     client = connection.client
+    knows_of_no_other = {} if request.overwrite else {STARTED_OFFLINE: "true"}
     tags = {**tags, "owner": lock_domain(), "heartbeat": f"{connection.now():.0f}"}
+    tags |= {} if connection.answers else knows_of_no_other
     run_id = made_for_us
     if run_id:
         set_tags(client, run_id, tags)
     else:
         run_id = create_run(connection, experiment_id, request.label, tags)
-    if not connection.asks(lambda: _give_way(connection, request.label, run_id)) and not request.overwrite:
-        set_tags(client, run_id, {STARTED_OFFLINE: "true"})
+    is_first = connection.answers and connection.unless_away(
+        lambda: _is_first(connection, request.label, run_id)
+    )
+    if is_first is None and knows_of_no_other:
+        set_tags(client, run_id, knows_of_no_other)
     return run_id
 
 
-def _give_way(connection: Connection, label: str, run_id: str) -> None:
+def _is_first(connection: Connection, label: str, run_id: str) -> bool:
     """Two machines may have started the label in the same second: the earlier run goes on, the later one ends here."""
     client = connection.client
     mine = client.get_run(run_id).info
@@ -85,3 +90,4 @@ def _give_way(connection: Connection, label: str, run_id: str) -> None:
                 f"{label} was started at the same moment on {known.host}, which goes on.",
                 f"Wait for it, or train another copy: --e-name NAME    (its run is {other.info.run_id})",
             )
+    return True

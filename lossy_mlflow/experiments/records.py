@@ -24,9 +24,8 @@ from lossy_mlflow.tracking.provenance import (
 )
 from lossy_mlflow.tracking.runs import artifacts_of
 
-_DIGEST_LENGTH = (
-    8  # as long as those that MLflow makes; the tags dataset_digest and data_digest have it whole
-)
+# As long as those that MLflow makes; the tags dataset_digest and data_digest have it whole.
+_DIGEST_LENGTH = 8
 
 
 def describe(label: str, tree: Hparam) -> str:

@@ -22,7 +22,6 @@ from lossy_mlflow.user_code import load_user_code
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
 
     from lossy_mlflow.tracking.connection import Connection
 
@@ -104,20 +103,20 @@ def train(
             _refuse(connection, decision, label, tree, earlier)
             request = Request(label, hparam_set, e_name, tree, overwrite, device, data_dir, file, progress)
             trained = _carry_out(connection, decision, request, run_id)
-            delivered, trained = connection.delivered(trained)
+            delivered, there = connection.delivered(trained)
             started = "resumed" if decision.start is Start.RESUME else decision.start.value
-            return _result(connection, trained, label, started, without_password(connection.uri), delivered)
+            uri = without_password(connection.uri)
+            return _result(connection, trained, there, label, started, uri, delivered)
 
 
 def _earlier_runs(connection: Connection, label: str) -> list[Run]:
     """The label's runs, newest first: all, or, while the server doesn't answer, those that this machine knows."""
     from lossy_mlflow.tracking.runs import runs_known_here, runs_of_label
 
-    found: list[Run] = []
-    if not connection.asks(lambda: found.extend(runs_of_label(connection.client, label))):
-        assert connection.outbox
+    found = connection.unless_away(lambda: runs_of_label(connection.client, label))
+    if found is None and connection.outbox:
         return runs_known_here(connection.client, connection.outbox, label)
-    return found
+    return found or []
 
 
 def _carry_out(connection: Connection, decision: Decision, request: Request, made_for_us: str | None) -> str:
@@ -133,7 +132,7 @@ def _carry_out(connection: Connection, decision: Decision, request: Request, mad
     from lossy_mlflow.experiments.training_run import run_training
     from lossy_mlflow.tracking.reconcile import close_dead_runs_of_this_machine
 
-    connection.asks(lambda: close_dead_runs_of_this_machine(connection))
+    connection.unless_away(lambda: close_dead_runs_of_this_machine(connection))
     return run_training(connection, request, resumed=earlier, made_for_us=made_for_us)
 
 
@@ -166,15 +165,15 @@ def _refuse(connection: Connection, decision: Decision, label: str, tree: Hparam
 
 
 def _result(
-    connection: Connection, run_id: str, label: str, started: str, uri: str, delivered: bool
+    connection: Connection, run_id: str, there: str, label: str, started: str, uri: str, delivered: bool
 ) -> TrainResult:
+    """`there`: the run's id on the server. By the other this machine tells of it as well, where that goes away at the end."""
     from lossy_mlflow.checkpoints.versions import best_and_last, by_epoch, versions_of_run
 
     client = connection.client
     run = client.get_run(run_id)
-    versions: dict[int, ModelVersion] = {}
-    if delivered:
-        connection.asks(lambda: versions.update(by_epoch(versions_of_run(client, run_id, label))))
+    found = connection.unless_away(lambda: versions_of_run(client, there, label)) if delivered else None
+    versions = by_epoch(found or [])
     # The metric tells, whatever somebody has deleted or edited of the versions since.
     losses = {point.step: point.value for point in client.get_metric_history(run_id, "val_loss")}
     best, last = best_and_last(losses) if losses else (None, 0)
@@ -186,7 +185,7 @@ def _result(
     return TrainResult(
         label=label,
         started=started,
-        run_id=run_id,
+        run_id=there,
         experiment=client.get_experiment(run.info.experiment_id).name,
         tracking_uri=uri,
         epoch=last,
@@ -195,6 +194,6 @@ def _result(
         best_val_loss=losses[best],
         best_version=int(versions[best].version) if best in versions else None,
         last_version=int(versions[last].version) if last in versions else None,
-        delivered=delivered,
+        delivered=found is not None,
         started_from=run.data.tags.get("started_from", ""),
     )

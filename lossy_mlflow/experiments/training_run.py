@@ -55,7 +55,8 @@ def run_training(
     taken = warm_start(connection, tree, model) if state is None else None
     model.to(device)
     experiment = experiment_for(client, experiment_name(tree))
-    connection.asks(lambda: ensure_registered_model(client, request.label, describe(request.label, tree)))
+    about = describe(request.label, tree)
+    connection.unless_away(lambda: ensure_registered_model(client, request.label, about))
     tags = run_tags(request, splits, device, taken)
     with stop_request() as asked:
         if resumed is None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
 
@@ -17,8 +18,6 @@ from lossy_mlflow.outbox.views import LOCAL_EXPERIMENT
 
 T = TypeVar("T")
 
-# MLflow's words where a request has failed, or its answer is no answer of MLflow's.
-_NO_ANSWER = "API request to "
 _RUN_FIELDS = ("run_id", "run_uuid", "source_run_id", "mlflow.sourceRun")
 _EXPERIMENT_FIELDS = ("experiment_id", "experiment_ids")
 
@@ -36,10 +35,11 @@ def ask_directly(outbox: Outbox, question: Callable[[], T]) -> T:
     try:
         return question()
     except MlflowException as error:
-        if not str(error).startswith(_NO_ANSWER):
-            raise
+        cause = error.__cause__ or error.__context__
+        if not isinstance(cause, requests.RequestException):
+            raise  # an answer, though it may be a refusal
         outbox.has_gone()
-        raise away(outbox, "now", in_short(error.__context__ or error)) from error
+        raise away(outbox, "now", in_short(cause)) from error
 
 
 def away(outbox: Outbox, what: str, why: object) -> MlflowException:

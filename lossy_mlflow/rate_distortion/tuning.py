@@ -20,9 +20,8 @@ from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
 
 _FIRST_CHANGE = 0.1  # beta d changes by this much (one sd over the prior) at the pilot's first beta
 _KNOTS_PER_E = 5.0  # betas of the pilot for each factor e
-_MASS_EVERY = (
-    3  # of these betas at least, the Jacobian is computed anew: it changes little in between, and costs most
-)
+# Of these betas, one in so many has the Jacobian computed anew, or fewer: it changes little in between, and costs most.
+_MASS_EVERY = 3
 _MASS_KEPT = 0.5  # of the mean of those before: the more places a mass has seen, the more it suits
 _LEAPFROG, _MOVES = 2, 2
 _GAIN = 0.3
@@ -103,11 +102,12 @@ def tune(
     masses = _Masses(distortion, halves)
     for index, beta in enumerate(knots.tolist()):
         masses.come_to(index, beta, state)
+        scales = masses.scales(beta)
         for _ in range(_MOVES):
             size = log_step.exp().unsqueeze(1).expand_as(state.d)
             moved = [
                 hmc(_part(state, half), beta, scale, size[:, half], _LEAPFROG, distortion, prior, generator)
-                for half, scale in zip(halves, masses.scales(beta), strict=True)
+                for half, scale in zip(halves, scales, strict=True)
             ]
             state = _together([there for there, _ in moved])
             acceptance = torch.cat([info.acceptance for _, info in moved], 1).mean(1)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from lossy_mlflow.errors import ConflictError, LossyError, NotFoundError, UnreachableError, UsageError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lossy_mlflow")
 
+T = TypeVar("T")
+
 _ANSWER_WITHIN_S = 10
 # How long what has finished waits for its decoders and files to be delivered, where the server answers.
 _DELIVERED_WITHIN_S = 30
@@ -41,6 +43,7 @@ ADDRESSES = (
 _HOW_TO_REACH_ONE = (
     "Start it, or name another: export MLFLOW_TRACKING_URI=... (unset, runs go to ./mlflow.db)"
 )
+_ASK_FOR_RIGHT = "Check MLFLOW_TRACKING_USERNAME and _PASSWORD, or ask for the right."
 _WITHOUT_IT = "Training goes on without it: what is logged waits on this machine (lossy outbox status)."
 DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 # Drivers whose package has another name, or needs to be told to bring its library.
@@ -86,19 +89,22 @@ class Connection:
         """The time by the server's clock, in seconds since 1970."""
         return self.clock.now()
 
-    def asks(self, question: Callable[[], object]) -> bool:
-        """Ask the server what can be done without. Whether it was there; with an outbox it may have gone, which one line says."""
+    def unless_away(self, question: Callable[[], T]) -> T | None:
+        """What the server answers to what can be done without; None where it is away, which one line says.
+
+        Without an outbox nothing can be done without the server: raises UnreachableError.
+        """
         if not self.answers:
-            return False
+            return None
         try:
             with explained():
-                question()
+                return question()
         except UnreachableError as error:
             if self.outbox is None:
                 raise
             self.answers = False
             log.warning("%s %s", error.what, _WITHOUT_IT)
-        return self.answers
+            return None
 
     def keeping(self, run_id: str, what: str) -> AbstractContextManager[None]:
         """For a block that stores `what` of the run: where a disk is full, a training by way of the outbox goes on (see
@@ -112,6 +118,7 @@ class Connection:
             return True, run_id
         if not self.outbox.has_delivered(run_id, _DELIVERED_WITHIN_S):
             return False, run_id
+        self.answers = True
         # A run that was started while the server was away has got the server's id meanwhile.
         return True, self.outbox.server_run_id(run_id) or run_id
 
@@ -315,8 +322,16 @@ def _probe(uri: str) -> float:
 
 
 def _check_answers(uri: str) -> None:
-    """Raises UnreachableError for a server that says it is well, and whose database is away: /health doesn't look."""
+    """Raises UnreachableError for a server that says it is well, and whose database is away: /health doesn't look.
+
+    LossyError where it refuses: what would be logged could wait for ever.
+    """
     reply = ask(uri, "/api/2.0/mlflow/experiments/search", params={"max_results": 1})
+    if reply.status_code in (401, 403):
+        raise LossyError(
+            f"{without_password(uri)} refuses: {reply.text.splitlines()[0] if reply.text else reply.reason}",
+            _ASK_FOR_RIGHT,
+        )
     if reply.status_code >= 500:
         raise UnreachableError(
             f"The tracking server {without_password(uri)} answers {reply.status_code} to a question.",
@@ -402,10 +417,7 @@ def _explain(error: MlflowException) -> LossyError:
     uri = without_password(tracking_uri())
     first_line = text.splitlines()[0] if text else type(error).__name__
     if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
-        return LossyError(
-            f"{uri} refuses: {first_line}",
-            "Check MLFLOW_TRACKING_USERNAME and _PASSWORD, or ask for the right.",
-        )
+        return LossyError(f"{uri} refuses: {first_line}", _ASK_FOR_RIGHT)
     if "out-of-date database schema" in text:
         return ConflictError(
             f"The database {uri} was written by another version of MLflow than {mlflow.__version__}.",

@@ -14,8 +14,11 @@ import time
 from typing import Literal
 from urllib.parse import urlsplit
 
-Mode = Literal["pass", "refuse", "stall", "reset", "cut", "error", "swallow"]
+Mode = Literal["pass", "forbid", "refuse", "stall", "reset", "cut", "error", "swallow"]
 
+_FORBIDDEN = (
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: 17\r\n\r\nPermission denied"
+)
 _ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\nConnection: close\r\n\r\noops"
 
 
@@ -24,8 +27,8 @@ class Proxy:
 
     refuse: no connection. stall: connections are taken, nothing is answered. reset: the connection breaks at once.
     cut: the answer breaks off in the middle. error: 500 without asking the server. swallow: the server does it, the answer
-    never arrives. `refuses_from`: the number of the request from which on nothing is let through.
-    `clock_ahead_s`: what the server's clock is ahead of this machine's, as far as its answers tell.
+    never arrives. forbid: MLflow's answer to whom a right is missing. From the request of the number `later_from` on, the
+    mode is `later`. `clock_ahead_s`: what the server's clock is ahead of this machine's, as far as its answers tell.
     """
 
     def __init__(self, server: str, seed: int = 0) -> None:
@@ -39,7 +42,8 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self.requests = 0
-        self.refuses_from: float = math.inf
+        self.later: Mode = "refuse"
+        self.later_from: float = math.inf
         self.clock_ahead_s = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -67,8 +71,8 @@ class Proxy:
                     if not request:
                         return
                     self.requests += 1
-                    if self.requests >= self.refuses_from:
-                        self.mode = "refuse"
+                    if self.requests >= self.later_from:
+                        self.mode = self.later
                     if not self._answer(client, server, request):
                         return
 
@@ -82,6 +86,9 @@ class Proxy:
         if mode in ("refuse", "reset"):
             _reset(client)
             return False
+        if mode == "forbid":
+            client.sendall(_FORBIDDEN)
+            return True
         if mode == "error":
             client.sendall(_ERROR)
             return False

@@ -104,16 +104,56 @@ def test_a_server_that_goes_away_at_any_question_of_the_beginning(
     place: OutboxPlace, n_requests: int
 ) -> None:
     label = f"vae2_digits_gone{n_requests}"
-    place.proxy.refuses_from = n_requests
+    place.proxy.later_from = n_requests
     words = ("train", "vae2_digits", "--e-name", f"gone{n_requests}", *SHORT, "--json")
     done = place.lossy(*words, **_options(place))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["delivered"] is False
-    place.proxy.refuses_from, place.proxy.mode = math.inf, "pass"
+    place.proxy.later_from, place.proxy.mode = math.inf, "pass"
     place.wait_until_delivered(120)
     run = _run(place.client, label)
     assert run.info.status == "FINISHED"
     assert _versions(place.client, label)["last"] == "4"
+
+
+# A wrong password; a right that is missing.
+@pytest.mark.parametrize("n_requests", [2, 4])
+def test_a_server_that_refuses_is_not_away(place: OutboxPlace, n_requests: int) -> None:
+    """What is forbidden is said before anything is trained, and nothing waits for a right."""
+    place.proxy.later, place.proxy.later_from = "forbid", n_requests
+    done = place.lossy("train", "vae2_digits", "--e-name", "forbidden", *SHORT, **_options(place))
+    assert done.returncode == 1, done.stderr
+    assert "Permission denied" in done.stderr
+    assert "goes on without it" not in done.stderr
+    assert _run(place.client, "vae2_digits_forbidden") is None
+    assert not any(run.waiting for run in place.runs())
+
+
+@pytest.mark.campaign
+def test_a_server_that_comes_back_tells_of_the_versions_and_may_go_again_at_the_end(
+    place: OutboxPlace,
+) -> None:
+    place.proxy.mode = "refuse"
+    words = ("--set", "model_train.epochs=400", "--set", "checkpointing_freq=100", "--json")
+    with _training(place, "--e-name", "back", *words) as process:
+        wait_for(lambda: _has_logged(place, process.pid, "val_loss"), 90, "an epoch")
+        place.proxy.mode = "pass"
+        out, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    result = json.loads(out)
+    assert result["delivered"] is True
+    assert result["best_version"] is not None
+    with _training(place, "--e-name", "end", *words) as process:
+        wait_for(
+            lambda: (run := _run(place.client, "vae2_digits_end")) and run.info.status == "FINISHED",
+            120,
+            "its end",
+        )
+        place.proxy.mode = "refuse"
+        out, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    # Whether the server was there still or not: it says what it has trained.
+    assert json.loads(out)["epoch"] == 400
 
 
 @pytest.mark.campaign

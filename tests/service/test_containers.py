@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 import requests
 
-from tests.conftest import ROOT, Workplace, free_port, wait_for
+from tests.conftest import Workplace, free_port, wait_for
 from tests.service.test_docker import EXAMPLE, SECRETS, settings
-from tests.services.containers import CERTIFICATES, CONTAINERS_OWN, Containers, start_containers
+from tests.services.containers import Containers, start_containers
 
 pytestmark = pytest.mark.campaign
 VALUES = {name: f"{name.lower()}-of-the-tests-{'0123456789' * 3}" for name in SECRETS}
 # What MLflow's own API does with an artifact.
 STORE = "import sys, mlflow\nwith mlflow.start_run() as run: mlflow.log_text(sys.argv[1], 'note.txt')\nprint(run.info.run_id)"
-NEWEST = (
-    "import sys, mlflow\nprint(mlflow.MlflowClient().get_model_version_by_alias(sys.argv[1], 'last').run_id)"
-)
-FINISHED = (
-    "import sys, mlflow\nclient = mlflow.MlflowClient()\n"
-    "print(client.get_run(sys.argv[1]).info.status, len(client.get_metric_history(sys.argv[1], 'val_loss')))"
-)
 READ = "import sys, mlflow\nprint(mlflow.artifacts.load_text(f'runs:/{sys.argv[1]}/note.txt'))"
 
 
@@ -131,44 +120,6 @@ def test_no_secret_is_in_the_list_of_processes_or_a_log(containers: Containers, 
     # An empty list would hold none.
     assert any("lossy serve" in words for words in seen)
     assert [secret for secret in secrets if any(secret in words for words in seen)] == []
-
-
-@pytest.mark.timeout(1200)
-def test_a_training_in_a_container_logs_to_the_service(
-    containers: Containers, admin: Workplace, port: int
-) -> None:
-    """docker/train.Dockerfile, and `mlflow run docker/project` as docs/operations.md has it, podman in docker's place."""
-    options = ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
-    # Where torch's own index can't be reached: another, such as file:///FOLDER/simple, whose wheels lie in FOLDER.
-    if index := os.environ.get("TORCH_INDEX"):
-        options += ["--build-arg", f"TORCH_INDEX={index}"]
-        if index.startswith("file://"):
-            folder = str(Path(index.removeprefix("file://")).parent)
-            options += ["--volume", f"{folder}:{folder}:ro"]
-    containers.build(
-        *("--tag", "lossy-mlflow-train:0.1.0", *options),
-        *("--file", str(ROOT / "docker" / "train.Dockerfile"), str(ROOT)),
-    )
-    home = Path(admin.environment["HOME"])
-    (home / ".mlflow").mkdir(parents=True)
-    (home / ".mlflow" / "credentials").write_text(
-        "[mlflow]\nmlflow_tracking_username = admin\n"
-        f"mlflow_tracking_password = {VALUES['LOSSY_ADMIN_PASSWORD']}\n"
-    )
-    certificate = shutil.copy(containers.folder / "tls" / "certificate.pem", home / ".mlflow")
-    with containers.as_docker() as environment:
-        done = admin.run(
-            *(str(Path(sys.executable).with_name("mlflow")), "run", str(ROOT / "docker" / "project")),
-            *("-A", f"user={os.getuid()}", "-A", "network=host"),
-            *("-A", f"env=MLFLOW_TRACKING_SERVER_CERT_PATH=/home/lossy/.mlflow/{Path(certificate).name}"),
-            *("--experiment-name", "ada/digits", "-P", "hparam_set=vae10_digits"),
-            *("-P", "overrides=model_train.epochs=3"),
-            env={name: environment[name] for name in ("DOCKER_HOST", "PATH", *CONTAINERS_OWN)},
-        )
-    assert done.returncode == 0, done.stderr
-    run_id = python(admin, NEWEST, "vae10_digits")
-    assert f"with ID '{run_id}'" in done.stderr
-    assert python(admin, FINISHED, run_id) == "FINISHED 3"
 
 
 def test_what_dies_is_started_again(containers: Containers, admin: Workplace) -> None:

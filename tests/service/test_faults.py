@@ -83,8 +83,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         # Not in pytest's folder, which PostgreSQL's user may not enter.
         elsewhere = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         elsewhere.chmod(0o755)
-        disk_of_postgres = stack.enter_context(mounted(elsewhere / "disk", "size=1g"))
-        disk_of_s3 = stack.enter_context(mounted(folder / "s3", "size=1g"))
+        disk_of_postgres, disk_of_s3 = elsewhere / "disk", folder / "s3"
+        for disk in (disk_of_postgres, disk_of_s3):
+            disk.mkdir()
+            if os.geteuid() == 0:
+                stack.enter_context(mounted(disk, "size=1g"))
         postgres = stack.enter_context(start_postgres(disk_of_postgres))
         s3 = stack.enter_context(start_seaweedfs(disk_of_s3))
         to_postgres, to_s3 = Link(postgres.port), Link(s3.port)
@@ -141,8 +144,14 @@ def _kill_s3(service: Service, seconds: float) -> None:
     service.s3.start()
 
 
+def _fill(disk: Path) -> Path:
+    if not disk.is_mount():
+        pytest.skip("needs root, to mount a file system")
+    return fill(disk)
+
+
 def _fill_s3(service: Service, seconds: float) -> None:
-    others = fill(service.disk_of_s3)
+    others = _fill(service.disk_of_s3)
     time.sleep(seconds)
     others.unlink()
     # Its index takes nothing any more, until it is started anew.
@@ -151,7 +160,7 @@ def _fill_s3(service: Service, seconds: float) -> None:
 
 
 def _fill_postgres(service: Service, seconds: float) -> None:
-    others = fill(service.disk_of_postgres)
+    others = _fill(service.disk_of_postgres)
     time.sleep(seconds)
     others.unlink()
     # Without room for its journal it ends by itself.

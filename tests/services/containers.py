@@ -19,9 +19,7 @@ from tests.conftest import ROOT, wait_for
 _BASE = "localhost/debian-python:bookworm"
 # In the order in which they need each other: podman 4 waits for no health.
 _ORDER = (["database", "store"], ["server"], ["proxy"])
-CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-# The variables that lead podman to files of its own.
-CONTAINERS_OWN = ("CONTAINERS_STORAGE_CONF", "CONTAINERS_CONF")
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @dataclass(frozen=True)
@@ -57,24 +55,6 @@ class Containers:
     def healthy(self, service: str) -> bool:
         check = ["podman", "healthcheck", "run", f"lossy_{service}_1"]
         return subprocess.run(check, env=self.environment, capture_output=True).returncode == 0
-
-    @contextmanager
-    def as_docker(self) -> Iterator[dict[str, str]]:
-        """Environment in which `docker`, and programs that speak its API, find podman."""
-        programs = self.folder / "programs"
-        programs.mkdir()
-        (programs / "docker").write_text('#!/bin/sh\nexec podman "$@"\n')
-        (programs / "docker").chmod(0o755)
-        socket = self.folder / "podman.sock"
-        command = ["podman", "system", "service", "--time=0", f"unix://{socket}"]
-        service = subprocess.Popen(command, env=self.environment)
-        try:
-            wait_for(socket.exists, 30, "podman's service listens")
-            path = f"{programs}:{self.environment['PATH']}"
-            yield self.environment | {"DOCKER_HOST": f"unix://{socket}", "PATH": path}
-        finally:
-            service.terminate()
-            service.wait(30)
 
     def build(self, *words: str) -> None:
         options = ["--quiet", "--format", "docker", "--network", "host", "--build-arg", f"BASE={_BASE}"]
@@ -116,7 +96,7 @@ def _configure(folder: Path) -> dict[str, str]:
         f'[engine.runtimes]\nlossy = ["{runtime}"]\n[network]\nnetwork_backend = "netavark"\n'
         f'network_config_dir = "{folder / "networks"}"\n'
     )
-    return dict(zip(CONTAINERS_OWN, (str(storage), str(engine)), strict=True))
+    return {"CONTAINERS_STORAGE_CONF": str(storage), "CONTAINERS_CONF": str(engine)}
 
 
 def _make_images(containers: Containers) -> None:
@@ -133,7 +113,7 @@ def _make_images(containers: Containers) -> None:
     shutil.rmtree(base)
     archive.unlink()
     services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
-    certificates = ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
+    certificates = ["--volume", f"{_CERTIFICATES}:{_CERTIFICATES}:ro"]
     for name in ("store", "server"):
         image = services[name]["image"]
         containers.build(
