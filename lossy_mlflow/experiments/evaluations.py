@@ -110,8 +110,8 @@ def none_finished(connection: Connection, label: str, quick: bool) -> NotFoundEr
     anew = f"Evaluate it: lossy evaluate {label}"
     if any(run.info.status == "FINISHED" for run in runs):
         return NotFoundError(f"{label} has been evaluated with --quick alone.", anew)
-    if runs:  # with --quick, and not finished either
-        return NotFoundError(_unfinished(connection, label, runs[0]).what, anew)
+    if runs:
+        return _unfinished(connection, label, runs[0])
     there = _evaluated_labels(client, quick)
     first = nearest(label, there)
     near = [*first, *(other for other in there if other not in first)]
