@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -49,13 +49,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=200_000)
     arguments = parser.parse_args()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        postgres = stack.enter_context(start_postgres())
-        s3 = stack.enter_context(start_seaweedfs(folder / "seaweedfs"))
-        os.environ |= s3.environment
-        uri = postgres.create("runs")
+    with started() as (folder, uri):
         fill_database(uri, arguments.rows)
         for mix, shares in MIXES.items():
             for shown, root in (("folder", str(folder)), ("S3", f"s3://{BUCKET}")):
@@ -64,6 +58,18 @@ def main() -> None:
                 stores = Stores(uri, uri, artifacts)
                 found = measure(stores, folder / f"copies-{mix}-{shown}", arguments.rounds)
                 _print(f"{mix}, {shown}", found)
+
+
+@contextmanager
+def started() -> Iterator[tuple[Path, str]]:
+    """A folder, and a new database; this process's environment leads to an S3 server."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        postgres = stack.enter_context(start_postgres())
+        s3 = stack.enter_context(start_seaweedfs(folder / "seaweedfs"))
+        os.environ |= s3.environment
+        yield folder, postgres.create("runs")
 
 
 def fill_database(uri: str, rows: int) -> None:

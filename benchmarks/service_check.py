@@ -14,11 +14,9 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
@@ -26,7 +24,7 @@ import sqlalchemy
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from service_backup import TARGET, plain_copy
+from service_backup import TARGET, plain_copy, started
 
 from lossy_mlflow.checkpoints.flavor import FILES, WEIGHTS_FILE, combined_sha256
 from lossy_mlflow.hparams import Hparam, hparams_sha256
@@ -37,8 +35,7 @@ from lossy_mlflow.service.files import FilePlace, file_place
 from lossy_mlflow.service.stores import Stores
 from lossy_mlflow.tracking.run_files import HPARAMS_FILE
 from tests.services.many_runs import files_of, fill
-from tests.services.postgres import start_postgres
-from tests.services.seaweedfs import BUCKET, start_seaweedfs
+from tests.services.seaweedfs import BUCKET
 
 _WEIGHTS_BYTES, _OTHER_BYTES = 1_500_000, 2_000
 
@@ -50,13 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decoders", type=int, default=600)
     arguments = parser.parse_args()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        postgres = stack.enter_context(start_postgres())
-        s3 = stack.enter_context(start_seaweedfs(folder / "seaweedfs"))
-        os.environ |= s3.environment
-        uri = postgres.create("runs")
+    with started() as (folder, uri):
         _migrate(uri)
         fill(uri, arguments.decoders * 10)
         contents = dict(_contents(uri))

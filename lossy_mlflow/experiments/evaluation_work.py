@@ -175,12 +175,15 @@ _LARGE_GAP = 3.0  # nats
 def _doubted(curve: Curve, gaps: list[Gap]) -> list[float]:
     """Betas from which on something is in doubt."""
     first = curve.doubted_from()
-    return [gap.beta for gap in gaps if gap.mean > _LARGE_GAP] + ([] if first is None else [first])
+    return [gap.beta for gap in _large(gaps)] + ([] if first is None else [first])
+
+
+def _large(gaps: list[Gap]) -> list[Gap]:
+    return [gap for gap in gaps if gap.mean > _LARGE_GAP]
 
 
 def _gap_doubts(gaps: list[Gap]) -> list[str]:
     return [
         f"at beta {gap.beta:.4g} the gap is {gap.mean:.1f} nats: rates there may be too high by as much; raise anneal_steps"
-        for gap in gaps
-        if gap.mean > _LARGE_GAP
+        for gap in _large(gaps)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 from mlflow.exceptions import MlflowException
@@ -15,8 +15,6 @@ from lossy_mlflow.outbox.api import MissingError, WaitingError, in_short
 from lossy_mlflow.outbox.program import ARTIFACT_SCHEME, Outbox, read_artifact_uri
 from lossy_mlflow.outbox.target import experiment_id_of, get_run
 from lossy_mlflow.outbox.views import LOCAL_EXPERIMENT
-
-T = TypeVar("T")
 
 _RUN_FIELDS = ("run_id", "run_uuid", "source_run_id", "mlflow.sourceRun")
 _EXPERIMENT_FIELDS = ("experiment_id", "experiment_ids")
@@ -30,10 +28,13 @@ def check_server(outbox: Outbox) -> None:
         raise away(outbox, "now", error) from None
 
 
-def ask_directly(outbox: Outbox, question: Callable[[], T]) -> T:
-    """The answer to MLflow's own client, which has checked the server. Where it has gone since, raises what `away` gives."""
+def ask_directly(
+    outbox: Outbox, call: Callable[..., Any], api: Any, json_body: str | None, *arguments: Any, **named: Any
+) -> Any:
+    """What `call`, of MLflow's own client, is answered, in the server's own names. Raises what `away` gives where that is so."""
+    body = as_the_server_has_it(outbox, json_body)
     try:
-        return question()
+        return call(api, body, *arguments, **named)
     except MlflowException as error:
         cause = error.__cause__ or error.__context__
         if not isinstance(cause, requests.RequestException):

@@ -10,7 +10,7 @@ from mlflow.store.model_registry.rest_store import RestStore as RegistryStore
 from mlflow.utils.credentials import get_default_host_creds
 
 from lossy_mlflow.outbox.address import PREFIX
-from lossy_mlflow.outbox.direct import as_the_server_has_it, ask_directly, check_server
+from lossy_mlflow.outbox.direct import ask_directly, check_server
 from lossy_mlflow.outbox.program import outbox_for
 from lossy_mlflow.outbox.store import OutboxStore
 
@@ -29,9 +29,7 @@ class OutboxRegistry(RegistryStore):
         self._outbox = outbox_for(store_uri)
 
     def _call_endpoint(self, api: Any, json_body: Any, *arguments: Any, **named: Any) -> Any:
-        body = as_the_server_has_it(self._outbox, json_body)
-        call = super()._call_endpoint
-        return ask_directly(self._outbox, lambda: call(api, body, *arguments, **named))
+        return ask_directly(self._outbox, super()._call_endpoint, api, json_body, *arguments, **named)
 
 
 def registry_store(store_uri: str, **_: Any) -> OutboxRegistry:

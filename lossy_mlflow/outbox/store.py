@@ -33,7 +33,7 @@ from mlflow.utils.proto_json_utils import message_to_json
 
 from lossy_mlflow.outbox.address import PREFIX
 from lossy_mlflow.outbox.api import ExistsError, MissingError, RefusedError, WaitingError
-from lossy_mlflow.outbox.direct import as_the_server_has_it, ask_directly, away, check_server, is_away
+from lossy_mlflow.outbox.direct import ask_directly, away, check_server, is_away
 from lossy_mlflow.outbox.folder import RunFolder
 from lossy_mlflow.outbox.models import ModelStore
 from lossy_mlflow.outbox.owner import this_process
@@ -331,9 +331,7 @@ class OutboxStore(ModelStore):
 
     def _call_endpoint(self, api: Any, json_body: Any = None, *arguments: Any, **named: Any) -> Any:
         """Every call that goes to the server names runs and experiments as the server does."""
-        body = as_the_server_has_it(self._outbox, json_body)
-        call = super()._call_endpoint
-        return ask_directly(self._outbox, lambda: call(api, body, *arguments, **named))
+        return ask_directly(self._outbox, super()._call_endpoint, api, json_body, *arguments, **named)
 
     def log_spans(self, location: str, spans: Any, tracking_uri: str | None = None) -> Any:
         check_server(self._outbox)
