@@ -29,7 +29,7 @@ from lossy_mlflow.data import data_folder
 from lossy_mlflow.models.vae import GaussianDecoder
 from lossy_mlflow.rate_distortion import Distortion, StandardNormal, gap, simulate, squared_error, tune
 from lossy_mlflow.rate_distortion.distortion import SquaredError
-from lossy_mlflow.rate_distortion.hmc import State, hmc, state_at
+from lossy_mlflow.rate_distortion.hmc import State, hmc, leapfrog, state_at
 from lossy_mlflow.rate_distortion.network import FullyConnected, fully_connected_layers
 from lossy_mlflow.rate_distortion.tuning import schedule
 
@@ -136,12 +136,12 @@ def _published(data: Distortion, z: Tensor, beta: float, n_steps: int, n_chains:
     accepted, sizes = torch.zeros_like(size), []
     for step in range(1, n_steps + 1):
         sizes.append(size)
-        state, info = hmc(state, betas[step], scale, size, _LEAPFROG, data, _PRIOR, noise)
+        state, info = hmc(state, betas[step], scale, size, leapfrog(_LEAPFROG), data, _PRIOR, noise)
         accepted += info.acceptance
         size = torch.where(accepted / step > 0.65, size * 1.02, size * 0.98).clamp(1e-4, 0.5)
 
     def moved(state: State, step: int) -> State:
-        return hmc(state, betas[step], scale, sizes[step - 1], _LEAPFROG, data, _PRIOR, noise)[0]
+        return hmc(state, betas[step], scale, sizes[step - 1], leapfrog(_LEAPFROG), data, _PRIOR, noise)[0]
 
     state = state_at(_PRIOR.sample(shape, noise), data, _PRIOR)
     forward, backward = torch.zeros_like(size), torch.zeros_like(size)

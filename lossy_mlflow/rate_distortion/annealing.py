@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lossy_mlflow.rate_distortion.distortion import Distortion
-from lossy_mlflow.rate_distortion.hmc import Info, State, hmc, state_at
+from lossy_mlflow.rate_distortion.hmc import Info, State, hmc, state_at, two_stage
 from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
 from lossy_mlflow.rate_distortion.tuning import Tuning
 
@@ -144,7 +144,8 @@ def _move(
 ) -> tuple[State, Info]:
     jitter = torch.rand(state.d.shape, generator=generator, device=state.d.device, dtype=torch.float64)
     step_size = tuning.step_sizes(beta).unsqueeze(1) * (1 + _JITTER * (2 * jitter - 1))
-    return hmc(state, beta, tuning.scale(beta), step_size, tuning.n_leapfrog, distortion, prior, generator)
+    kicks = two_stage(tuning.n_leapfrog)
+    return hmc(state, beta, tuning.scale(beta), step_size, kicks, distortion, prior, generator)
 
 
 def _point(annealing: Annealing, beta: float) -> Point:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.rate_distortion.distortion import Distortion
-from lossy_mlflow.rate_distortion.hmc import State, hmc, state_at
+from lossy_mlflow.rate_distortion.hmc import State, hmc, state_at, two_stage
 from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
 
 _FIRST_CHANGE = 0.1  # beta d changes by this much (one sd over the prior) at the pilot's first beta
@@ -45,8 +45,8 @@ class Tuning:
 
     knots (K,): the betas. step_size (K, n_data). spread (K, n_data): the sd of d. mass_knots (M,). axes (M, n_data, z_size,
     z_size), curvature (M, n_data, z_size), float32: the eigenvectors, as columns, and eigenvalues of 2 J^T W J. betas (T,): the
-    schedule, ascending, from 0. n_leapfrog: steps of a move. n_gradients: what the pilot has cost a particle; a column of a
-    Jacobian counts as half.
+    schedule, ascending, from 0. n_leapfrog: steps of a move, see `two_stage`. n_gradients: what the pilot has cost a
+    particle; a column of a Jacobian counts as half.
     """
 
     knots: Tensor
@@ -98,6 +98,7 @@ def tune(
         (distortion.n_data,), math.log(_FIRST_STEP), dtype=torch.float64, device=distortion.device
     )
     steps, spreads = [], []
+    kicks = two_stage(_LEAPFROG)
     halves = slice(0, pilot.n_particles // 2), slice(pilot.n_particles // 2, None)
     masses = _Masses(distortion, halves)
     for index, beta in enumerate(knots.tolist()):
@@ -106,7 +107,7 @@ def tune(
         for _ in range(_MOVES):
             size = log_step.exp().unsqueeze(1).expand_as(state.d)
             moved = [
-                hmc(_part(state, half), beta, scale, size[:, half], _LEAPFROG, distortion, prior, generator)
+                hmc(_part(state, half), beta, scale, size[:, half], kicks, distortion, prior, generator)
                 for half, scale in zip(halves, scales, strict=True)
             ]
             state = _together([there for there, _ in moved])
@@ -202,7 +203,10 @@ def schedule(tuning: Tuning, betas: Sequence[float], n_steps: int) -> Tensor:
 
 
 def _quarter(n_leapfrog: int) -> float:
-    """The step of which so many turn a standard Gaussian by 90 degrees: a leapfrog step of 2 sin(a / 2) turns it by a."""
+    """The step of which so many turn a standard Gaussian by 90 degrees: a leapfrog step of 2 sin(a / 2) turns it by a.
+
+    Steps in pairs, see `hmc`, turn it by as much but for a tenth of a degree.
+    """
     return 2 * math.sin(math.pi / (4 * n_leapfrog))
 
 

@@ -47,7 +47,7 @@ def test_the_truth_lies_between(z_size, n_pixels, n_steps, beta):
 
 def test_the_gap_is_never_negative_on_average_and_closes_with_steps():
     distortion = quadratic(3, 20, 1)
-    gaps = [simulated_gap(distortion, 1000.0, n_steps=n, n_chains=4)[0] for n in (20, 80, 320)]
+    gaps = [simulated_gap(distortion, 1000.0, n_steps=n, n_chains=4)[0] for n in (10, 40, 160)]
     for shorter, longer in pairwise(gaps):
         assert shorter.mean > longer.mean + 3 * math.hypot(shorter.se, longer.se)
     assert gaps[-1].mean > -3 * gaps[-1].se

@@ -16,7 +16,7 @@ from lossy_mlflow.rate_distortion import annealing as annealing_module
 from lossy_mlflow.rate_distortion import hmc as hmc_module
 from lossy_mlflow.rate_distortion.annealing import Annealing, anneal, start
 from lossy_mlflow.rate_distortion.distortion import SquaredError
-from lossy_mlflow.rate_distortion.hmc import State, hmc
+from lossy_mlflow.rate_distortion.hmc import State, hmc, leapfrog
 from tests.rate_distortion.problems import (
     assert_bounds,
     assert_mean,
@@ -46,7 +46,7 @@ class Published:
         if self.step is None:
             self.step, self.rate = torch.full_like(state.d, 0.05), torch.zeros_like(state.d)
         eye = torch.eye(distortion.z_size, dtype=torch.float64).expand(distortion.n_data, -1, -1)
-        moved, info = hmc(state, beta, eye, self.step, 10, distortion, prior, generator)
+        moved, info = hmc(state, beta, eye, self.step, leapfrog(10), distortion, prior, generator)
         accepted = (moved.z != state.z).any(-1)
         self.n += 1
         self.rate = self.rate + (accepted.double() - self.rate) / self.n
