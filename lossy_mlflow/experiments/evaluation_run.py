@@ -35,7 +35,7 @@ from lossy_mlflow.tracking.ending import StoppedError
 from lossy_mlflow.tracking.session import Attempt
 from lossy_mlflow.tracking.signals import StopRequest
 from lossy_mlflow.tracking.training_state import Progress, TrainingState, TrainingStates
-from lossy_mlflow.training import generator_for, iwae_bound
+from lossy_mlflow.training import derived_seed, generator_for, iwae_bound
 
 log = logging.getLogger("lossy_mlflow")
 
@@ -114,7 +114,7 @@ class Evaluation:
         encoder = fresh_encoder(images.shape[1], self._subject.z_size, generator)
         if done.generator is not None:
             encoder.load_state_dict(done.encoder)
-            generator.set_state(done.generator)
+            _restore(generator, done.generator, len(done.points))
 
         def take(point: VariationalPoint) -> None:
             done.points.append(as_point(point))
@@ -215,7 +215,7 @@ class Evaluation:
         if done.annealing is None:
             done.annealing = start(distortion, settings.n_chains, generator, self._prior)
         elif done.generator is not None:
-            generator.set_state(done.generator)
+            _restore(generator, done.generator, done.annealing.step)
 
         def take(annealing: Annealing, point: Point) -> None:
             done.annealing, done.generator = annealing, generator.get_state()
@@ -276,6 +276,15 @@ class Evaluation:
             f"The evaluation of {self._label} was stopped by {self._asked.name}; its state is saved.",
             "Go on from there: the same command again",
         )
+
+
+def _restore(generator: torch.Generator, state: torch.Tensor, n_done: int) -> None:
+    """To `state`; where that is another kind of device's, to numbers that nothing before has drawn."""
+    if len(state) == len(generator.get_state()):
+        generator.set_state(state)
+    else:
+        log.info("goes on on another kind of device than it was stopped on, with other random numbers")
+        generator.manual_seed(derived_seed(generator.initial_seed(), "another device", n_done))
 
 
 class _Work:

@@ -24,6 +24,7 @@ from lossy_mlflow.experiments.records import AttemptRecords, dataset_input
 from lossy_mlflow.experiments.settings import experiment_name
 from lossy_mlflow.experiments.tunings import find_target
 from lossy_mlflow.hparams import hparams_sha256
+from lossy_mlflow.models.device import convolutions
 from lossy_mlflow.rate_distortion import Curve, Gap
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.ownership import lock_domain
@@ -60,7 +61,11 @@ def carry_out(
         if run_id == made_for_us:
             set_tags(client, run_id, tags | {"owner": lock_domain()})
             client.update_run(run_id, name=planned.label)
-        with running(connection, run_id) as attempt, AttemptRecords(connection, run_id, user_code):
+        with (
+            running(connection, run_id) as attempt,
+            AttemptRecords(connection, run_id, user_code),
+            convolutions(exact=True),
+        ):
             log_hparams(client, run_id, planned.tree)
             _log_inputs(client, run_id, planned, subject, model_id)
             evaluation = Evaluation(attempt, planned.label, subject, target, state, asked, progress)

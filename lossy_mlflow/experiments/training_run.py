@@ -14,7 +14,7 @@ from lossy_mlflow.experiments.settings import check_sizes, experiment_name, sett
 from lossy_mlflow.experiments.trial import check_model, check_parts
 from lossy_mlflow.experiments.warm_start import warm_start
 from lossy_mlflow.models import build_model, needs_labels
-from lossy_mlflow.models.device import choose_device
+from lossy_mlflow.models.device import choose_device, convolutions
 from lossy_mlflow.tracking.connection import Connection
 from lossy_mlflow.tracking.runs import experiment_for, set_tags
 from lossy_mlflow.tracking.session import running
@@ -66,6 +66,6 @@ def run_training(
             check_same_data(client, run_id, splits)
             if taken:
                 set_tags(client, run_id, {key: tags[key] for key in ("parent_version", "started_from")})
-        with running(connection, run_id) as attempt:
+        with running(connection, run_id) as attempt, convolutions(exact=False):
             Training(attempt, request, settings, splits, model, device, state, asked).run()
     return run_id
