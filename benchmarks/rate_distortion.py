@@ -27,13 +27,12 @@ from torch import Tensor, nn
 import lossy_mlflow
 from lossy_mlflow.data import data_folder
 from lossy_mlflow.models.vae import GaussianDecoder
-from lossy_mlflow.rate_distortion import Distortion, StandardNormal, gap, simulate, squared_error, tune
+from lossy_mlflow.rate_distortion import Distortion, gap, simulate, squared_error, tune
 from lossy_mlflow.rate_distortion.distortion import SquaredError
-from lossy_mlflow.rate_distortion.hmc import State, hmc, leapfrog, state_at
+from lossy_mlflow.rate_distortion.hmc import State, drawn, hmc, leapfrog, state_at
 from lossy_mlflow.rate_distortion.network import FullyConnected, fully_connected_layers
 from lossy_mlflow.rate_distortion.tuning import schedule
 
-_PRIOR = StandardNormal()
 _LEAPFROG = 20
 _A_WHILE_S = 0.02
 
@@ -131,24 +130,24 @@ def _published(data: Distortion, z: Tensor, beta: float, n_steps: int, n_chains:
     shape = (data.n_data, n_chains, data.z_size)
     scale = torch.eye(data.z_size, dtype=torch.float64).expand(data.n_data, -1, -1)
     noise = torch.Generator().manual_seed(4)
-    state = state_at(_PRIOR.sample(shape, noise), data, _PRIOR)
+    state = state_at(drawn(shape, noise), data)
     size = torch.full(shape[:2], 0.01, dtype=torch.float64)
     accepted, sizes = torch.zeros_like(size), []
     for step in range(1, n_steps + 1):
         sizes.append(size)
-        state, info = hmc(state, betas[step], scale, size, leapfrog(_LEAPFROG), data, _PRIOR, noise)
+        state, info = hmc(state, betas[step], scale, size, leapfrog(_LEAPFROG), data, noise)
         accepted += info.acceptance
         size = torch.where(accepted / step > 0.65, size * 1.02, size * 0.98).clamp(1e-4, 0.5)
 
     def moved(state: State, step: int) -> State:
-        return hmc(state, betas[step], scale, sizes[step - 1], leapfrog(_LEAPFROG), data, _PRIOR, noise)[0]
+        return hmc(state, betas[step], scale, sizes[step - 1], leapfrog(_LEAPFROG), data, noise)[0]
 
-    state = state_at(_PRIOR.sample(shape, noise), data, _PRIOR)
+    state = state_at(drawn(shape, noise), data)
     forward, backward = torch.zeros_like(size), torch.zeros_like(size)
     for step in range(1, n_steps + 1):
         forward -= (betas[step] - betas[step - 1]) * state.d
         state = moved(state, step)
-    state = state_at(z.unsqueeze(1).expand(shape).contiguous(), data, _PRIOR)
+    state = state_at(z.unsqueeze(1).expand(shape).contiguous(), data)
     for step in range(n_steps, 0, -1):
         state = moved(state, step)
         backward += (betas[step] - betas[step - 1]) * state.d

@@ -27,7 +27,7 @@ from lossy_mlflow.experiments.curve_record import (
 from lossy_mlflow.models import decode, tensor_of
 from lossy_mlflow.plots import image_grid
 from lossy_mlflow.plots.curves import figure_bytes, rd_figure
-from lossy_mlflow.rate_distortion import Curve, Distortion, Gap, Quadratic, closed_form
+from lossy_mlflow.rate_distortion import Curve, Distortion, Gap, Quadratic, closed_form, mixed_exact
 from lossy_mlflow.tracking.metrics import METRICS_A_BATCH
 from lossy_mlflow.tracking.provenance import log_bytes, log_text
 
@@ -46,16 +46,18 @@ def gap_records(gaps: Sequence[Gap]) -> list[GapRecord]:
     return [GapRecord(gap.beta, gap.mean, gap.se) for gap in gaps]
 
 
-def exact_curve(distortions: Sequence[Distortion], betas: Sequence[float]) -> ClosedForm | None:
-    """Of the images of all batches; None where the decoder isn't linear."""
-    quadratic = [distortion for distortion in distortions if isinstance(distortion, Quadratic)]
-    if not quadratic or len(quadratic) < len(distortions):
+def exact_curve(
+    distortions: Sequence[Sequence[Distortion]], shares: Sequence[float], betas: Sequence[float]
+) -> ClosedForm | None:
+    """Of the images of all batches, each under the parts of a prior with such shares; None where the decoder isn't linear."""
+    quadratic = [[part for part in parts if isinstance(part, Quadratic)] for parts in distortions]
+    if any(len(parts) < len(shares) for parts in quadratic):
         return None
     found: dict[str, list[float]] = {"rate": [], "distortion": [], "log_z": []}
     for beta in betas:
-        parts = [closed_form(distortion, beta) for distortion in quadratic]
+        batches = [mixed_exact([closed_form(part, beta) for part in parts], shares) for parts in quadratic]
         for name, values in found.items():
-            values.append(float(torch.cat([getattr(part, name) for part in parts]).mean()))
+            values.append(float(torch.cat([getattr(batch, name) for batch in batches]).mean()))
     return ClosedForm(**found)
 
 

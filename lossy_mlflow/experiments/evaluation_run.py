@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lossy_mlflow.experiments.evaluation_state import Done, from_tensors, to_tensors
 from lossy_mlflow.experiments.evaluation_subject import Subject
@@ -17,19 +18,19 @@ from lossy_mlflow.rate_distortion import (
     Curve,
     Distortion,
     Gap,
-    MixturePrior,
     Pilot,
-    Prior,
-    StandardNormal,
     Tuning,
     curve,
     gap,
+    mixed,
     negative_log_likelihood,
     simulate,
+    stretched,
     tune,
 )
 from lossy_mlflow.rate_distortion.annealing import Annealing, Point, anneal, start
 from lossy_mlflow.rate_distortion.curves import as_point, curve_of, joined
+from lossy_mlflow.rate_distortion.mixture import Stretched
 from lossy_mlflow.rate_distortion.variational import VariationalPoint, fresh_encoder, variational_curve
 from lossy_mlflow.tracking.ending import StoppedError
 from lossy_mlflow.tracking.session import Attempt
@@ -74,10 +75,9 @@ class Evaluation:
         self._states = TrainingStates(attempt.connection, attempt.run_id, state)
         self._n_saved = state.progress.epoch if state else 0
         self._saved = time.monotonic()
-        self._prior: Prior = MixturePrior(*settings.mixture) if settings.mixture else StandardNormal()
         self._pilot = Pilot(target_acceptance=settings.target_acceptance)
         self._work = _Work(label, settings, progress)
-        for _ in self.done.curves:
+        for _ in self.done.curves:  # one of each part of each batch
             self._work.finish("pilot", settings.batch_size)
             self._work.finish("curve", settings.batch_size)
         for _ in self.done.gaps:
@@ -97,12 +97,17 @@ class Evaluation:
         if settings.log_likelihood and not self.done.likelihood:
             self.done.likelihood = self._likelihood()
             self._save()
-        return joined(self.done.curves)
+        shares, curves = settings.prior_shares, self.done.curves
+        return joined(
+            [mixed(curves[at : at + len(shares)], shares) for at in range(0, len(curves), len(shares))]
+        )
 
     def _anneal_batches(self) -> None:
-        for batch in range(len(self.done.curves), self._settings.n_batch):
-            distortion = self.distortion(batch)
-            self._measure(batch, distortion, self._tuning(batch, distortion))
+        n_parts = len(self._settings.prior_shares)
+        for index in range(len(self.done.curves), self._settings.n_batch * n_parts):
+            batch, part = divmod(index, n_parts)
+            distortion = self.distortions(batch)[part]
+            self._measure(index, distortion, self._tuning(index, distortion))
             self._save()
 
     def _train_encoders(self) -> None:
@@ -143,9 +148,13 @@ class Evaluation:
         """Log p(x) of the images, in nats: by AIS, a lower bound in expectation; by the IWAE bound where there is an encoder."""
         settings, subject = self._settings, self._subject
         joint = negative_log_likelihood(subject.decoder, subject.images, subject.z_size)
-        tuning = self._run_pilot(joint, (1.0,), "likelihood pilot", 0)
-        noise = generator_for(settings.random_seed, "likelihood", 0, self._device)
-        found = curve(joint, (1.0,), tuning, noise, n_chains=settings.n_chains, prior=self._prior)
+        curves = []
+        for part, std in enumerate(settings.prior_stds):
+            distortion = stretched(joint, std)
+            tuning = self._run_pilot(distortion, (1.0,), "likelihood pilot", part)
+            noise = generator_for(settings.random_seed, "likelihood", part, self._device)
+            curves.append(curve(distortion, (1.0,), tuning, noise, n_chains=settings.n_chains))
+        found = mixed(curves, settings.prior_shares)
         values = {
             "log_likelihood_ais": float(found.mean("log_z")[0]),
             "log_likelihood_ais_se": float(found.standard_error("log_z")[0]),
@@ -156,27 +165,43 @@ class Evaluation:
             values |= {"log_likelihood_iwae": bound, "log_likelihood_iwae_se": error}
         return values
 
-    def distortion(self, batch: int) -> Distortion:
-        """Of one batch of images."""
+    def distortions(self, batch: int) -> list[Distortion]:
+        """Of one batch of images, under each part of the prior."""
+        of_images = self._of_images(batch)
+        return [stretched(of_images, std) for std in self._settings.prior_stds]
+
+    def _of_images(self, batch: int) -> Distortion:
         settings, size = self._settings, self._settings.batch_size
         made = self._subject.made(self._subject.images[batch * size : (batch + 1) * size])
         if settings.data != "simulate":
             return made
         draws = generator_for(settings.random_seed, "simulated data", batch, self._device)
-        return simulate(made, size, settings.betas[-1], draws, self._prior)[0]
+        simulated, _ = self._simulate(made, size, settings.betas[-1], draws)
+        return simulated.unstretched if isinstance(simulated, Stretched) else simulated
 
-    def _tuning(self, batch: int, distortion: Distortion) -> Tuning:
-        """What an earlier attempt has found for the batch, or the target has, else what a pilot finds now."""
+    def _simulate(
+        self, made: Distortion, n: int, beta: float, draws: torch.Generator
+    ) -> tuple[Distortion, Tensor]:
+        """Each datum's z is of one part of the prior."""
+        shares, stds = self._settings.prior_shares, self._settings.prior_stds
+        if len(shares) == 1:
+            return simulate(made, n, beta, draws)
+        odds = torch.tensor(shares, dtype=torch.float64, device=self._device)
+        part = torch.multinomial(odds, n, replacement=True, generator=draws)
+        return simulate(made, n, beta, draws, torch.tensor(stds, device=self._device)[part])
+
+    def _tuning(self, index: int, distortion: Distortion) -> Tuning:
+        """What an earlier attempt has found for that part of that batch, or the target has, else what a pilot finds now."""
         connection, settings = self._attempt.connection, self._settings
-        if found := load_tuning(connection, self._attempt.run_id, batch, self._device):
+        if found := load_tuning(connection, self._attempt.run_id, index, self._device):
             return found
         if self._target is None:
-            tuning = self._run_pilot(distortion, settings.betas, "pilot", batch)
+            tuning = self._run_pilot(distortion, settings.betas, "pilot", index)
         else:
-            tuning = tuning_of_target(connection, self._target, batch, settings.betas, self._device)
+            tuning = tuning_of_target(connection, self._target, index, settings.betas, self._device)
             if not self._target.same_data:
-                tuning = fitted(tuning, self._run_pilot(distortion, settings.betas, "pilot", batch))
-        store_tuning(connection, self._attempt.run_id, batch, tuning)
+                tuning = fitted(tuning, self._run_pilot(distortion, settings.betas, "pilot", index))
+        store_tuning(connection, self._attempt.run_id, index, tuning)
         return tuning
 
     def _run_pilot(
@@ -194,7 +219,6 @@ class Evaluation:
             generator_for(settings.pilot_seed, purpose, index, self._device),
             n_steps=settings.anneal_steps,
             n_leapfrog=settings.leapfrog_steps,
-            prior=self._prior,
             pilot=self._pilot,
             progress=heard,
         )
@@ -209,41 +233,40 @@ class Evaluation:
         )
         return tuning
 
-    def _measure(self, batch: int, distortion: Distortion, tuning: Tuning) -> None:
+    def _measure(self, index: int, distortion: Distortion, tuning: Tuning) -> None:
         done, settings = self.done, self._settings
-        generator = generator_for(settings.random_seed, "measure", batch, self._device)
+        generator = generator_for(settings.random_seed, "measure", index, self._device)
         if done.annealing is None:
-            done.annealing = start(distortion, settings.n_chains, generator, self._prior)
+            done.annealing = start(distortion, settings.n_chains, generator)
         elif done.generator is not None:
             _restore(generator, done.generator, done.annealing.step)
 
         def take(annealing: Annealing, point: Point) -> None:
             done.annealing, done.generator = annealing, generator.get_state()
             done.points.append(point)
-            self._draw(batch, annealing)
+            if index == 0:
+                self._draw(annealing)
             self._work.report("curve", annealing.step / (len(tuning.betas) - 1), distortion.n_data)
             self._save_if_due()
             self._stop_if_asked()
 
-        anneal(
-            done.annealing, distortion, tuning, settings.betas, generator, prior=self._prior, on_point=take
-        )
+        anneal(done.annealing, distortion, tuning, settings.betas, generator, on_point=take)
         self._work.finish("curve", distortion.n_data)
         done.curves.append(curve_of(done.points))
         done.points, done.annealing, done.generator = [], None, None
 
-    def _draw(self, batch: int, annealing: Annealing) -> None:
-        """Keep z of the first images' heaviest chains, at a few betas."""
+    def _draw(self, annealing: Annealing) -> None:
+        """Keep z of the first images' heaviest chains, at a few betas; of a mixture prior, in its part of std 1."""
         index, n_betas = len(self.done.points) - 1, len(self._settings.betas)
         wanted = {round(place * (n_betas - 1) / (_DRAWN_BETAS - 1)) for place in range(_DRAWN_BETAS)}
-        if batch == 0 and index in wanted:
+        if index in wanted:
             heaviest = annealing.log_w[:DRAWN_IMAGES].argmax(1)
             self.done.drawn[index] = annealing.state.z[torch.arange(len(heaviest)), heaviest]
 
     def _gap(self, index: int, beta: float) -> Gap:
         settings = self._settings
         draws = generator_for(settings.random_seed, "gap data", index, self._device)
-        simulated, z = simulate(self.distortion(0), settings.gap_images, beta, draws, self._prior)
+        simulated, z = self._simulate(self._of_images(0), settings.gap_images, beta, draws)
         tuning = self._run_pilot(simulated, (beta,), "gap pilot", index)
         n_steps = len(tuning.betas) - 1
         moves = iter(range(1, n_steps + 1))
@@ -253,7 +276,7 @@ class Evaluation:
             self._stop_if_asked()
 
         noise = generator_for(settings.random_seed, "gap", index, self._device)
-        found = gap(simulated, z, tuning, settings.n_chains, noise, prior=self._prior, progress=heard)
+        found = gap(simulated, z, tuning, settings.n_chains, noise, progress=heard)
         self._work.finish("gap", simulated.n_data)
         return found
 
@@ -303,9 +326,10 @@ class _Work:
             "curve": moves,
             "gap": 2 * moves,
         }
-        self._total = settings.n_images * (pilot + moves)
+        n_parts = len(settings.prior_shares)
+        self._total = settings.n_images * n_parts * (pilot + moves)
         self._total += len(settings.gap_betas) * settings.gap_images * (pilot + 2 * moves)
-        self._total += settings.n_images * (pilot + moves) if settings.log_likelihood else 0
+        self._total += settings.n_images * n_parts * (pilot + moves) if settings.log_likelihood else 0
         self._done = 0.0
 
     def report(self, phase: str, share: float, n_data: int) -> None:

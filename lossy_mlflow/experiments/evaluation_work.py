@@ -20,6 +20,7 @@ from lossy_mlflow.experiments.evaluation_record import (
 )
 from lossy_mlflow.experiments.evaluation_run import DRAWN_IMAGES, Evaluation, EvaluationProgress
 from lossy_mlflow.experiments.evaluation_subject import Plan, Subject
+from lossy_mlflow.experiments.rd_settings import RdSettings
 from lossy_mlflow.experiments.records import AttemptRecords, dataset_input
 from lossy_mlflow.experiments.settings import experiment_name
 from lossy_mlflow.experiments.tunings import find_target
@@ -92,11 +93,21 @@ def _tags(planned: Plan, subject: Subject, sha256: str) -> dict[str, str]:
         "target": settings.target,
         "feature_map": subject.feature_map,
         "n_batch": str(settings.n_batch),
+        "prior": _prior(settings),
         "quick": "true" if planned.quick else "",
         "git_commit": git_commit(),
         "mlflow.note.content": _about(planned, subject),
     }
     return {key: value for key, value in tags.items() if value}
+
+
+def _prior(settings: RdSettings) -> str:
+    """Empty where it is N(0, I)."""
+    parts = [
+        f"{share:g} N(0, {std**2:g} I)"
+        for share, std in zip(settings.prior_shares, settings.prior_stds, strict=True)
+    ]
+    return " + ".join(parts) if len(parts) > 1 else ""
 
 
 def _about(planned: Plan, subject: Subject) -> str:
@@ -151,7 +162,7 @@ def _store(
 
 def _record(planned: Plan, subject: Subject, curve: Curve, evaluation: Evaluation) -> CurveRecord:
     settings, gaps = subject.settings, evaluation.done.gaps
-    distortions = [evaluation.distortion(batch) for batch in range(settings.n_batch)]
+    distortions = [evaluation.distortions(batch) for batch in range(settings.n_batch)]
     return CurveRecord(
         label=planned.label,
         reference=planned.reference,
@@ -161,12 +172,12 @@ def _record(planned: Plan, subject: Subject, curve: Curve, evaluation: Evaluatio
         estimator=settings.estimator,
         n_data=settings.n_images,
         n_chains=settings.n_chains,
-        n_dimensions=distortions[0].n_outputs,
-        z_size=distortions[0].z_size,
+        n_dimensions=distortions[0][0].n_outputs,
+        z_size=distortions[0][0].z_size,
         quick=planned.quick,
         beta=curve.beta.tolist(),
         gap=gap_records(gaps),
-        closed_form=exact_curve(distortions, curve.beta.tolist()),
+        closed_form=exact_curve(distortions, settings.prior_shares, curve.beta.tolist()),
         log_likelihood=dict(evaluation.done.likelihood),
         doubts=[*curve.doubts(), *_gap_doubts(gaps)],
         doubted_from=min(_doubted(curve, gaps), default=None),

@@ -66,7 +66,10 @@ _FIELDS: dict[str, Field] = {
 
 @dataclass(frozen=True, slots=True)
 class RdSettings:
-    """How a decoder is evaluated. `betas`: those that are reported, ascending; `gap_betas`: where BDMC gaps are measured."""
+    """How a decoder is evaluated. `betas`: those that are reported, ascending; `gap_betas`: where BDMC gaps are measured.
+
+    The prior is a mixture of Gaussians around 0: `prior_stds`, the first of which is 1, with `prior_shares`.
+    """
 
     target: str
     estimator: str
@@ -82,7 +85,8 @@ class RdSettings:
     random_seed: int
     gap_betas: tuple[float, ...]
     gap_images: int
-    mixture: tuple[float, float] | None
+    prior_stds: tuple[float, ...]
+    prior_shares: tuple[float, ...]
     blur_std: float | None
     overwrite_variance: float | None
     feature_map: str | None
@@ -137,7 +141,8 @@ def rd_settings(tree: Hparam) -> RdSettings:
         random_seed=rd.random_seed,
         gap_betas=_chosen(betas, rd.gap_beta_indexes),
         gap_images=rd.gap_images,
-        mixture=None if rd.mixture_weight is None else (float(rd.mixture_weight), float(rd.bad_std)),
+        prior_stds=(1.0,) if rd.bad_std is None else (1.0, float(rd.bad_std)),
+        prior_shares=(1.0,) if rd.mixture_weight is None else (1 - rd.mixture_weight, rd.mixture_weight),
         blur_std=rd.blur_std,
         overwrite_variance=rd.overwrite_variance,
         feature_map=rd.feature_map,

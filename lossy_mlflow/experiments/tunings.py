@@ -39,7 +39,8 @@ def find_target(connection: Connection, label: str, tags: dict[str, str]) -> Tar
         error = none_finished(connection, label, quick=False)
         raise NotFoundError(f"step_sizes_target is {label!r}. {error.what}", error.hint)
     there = runs[0].data.tags
-    same = all(there.get(key) == tags[key] for key in ("weights_sha256", "data_digest", "target", "n_batch"))
+    what = ("weights_sha256", "data_digest", "target", "n_batch", "prior")
+    same = all(there.get(key) == tags.get(key) for key in what)
     return Target(runs[0].info.run_id, label, same)
 
 

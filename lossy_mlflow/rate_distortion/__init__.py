@@ -15,26 +15,26 @@ from lossy_mlflow.rate_distortion.distortion import (
     squared_error,
 )
 from lossy_mlflow.rate_distortion.linear import closed_form, closed_form_by_marginal
-from lossy_mlflow.rate_distortion.prior import MixturePrior, Prior, StandardNormal
+from lossy_mlflow.rate_distortion.mixture import mixed, mixed_exact, stretched
 from lossy_mlflow.rate_distortion.tuning import Pilot, Tuning, tune
 
 __all__ = [
     "Curve",
     "Distortion",
     "Gap",
-    "MixturePrior",
     "Pilot",
-    "Prior",
     "Quadratic",
-    "StandardNormal",
     "Tuning",
     "closed_form",
     "closed_form_by_marginal",
     "curve",
     "feature_error",
     "gap",
+    "mixed",
+    "mixed_exact",
     "negative_log_likelihood",
     "simulate",
     "squared_error",
+    "stretched",
     "tune",
 ]

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from lossy_mlflow.rate_distortion.distortion import Distortion
-from lossy_mlflow.rate_distortion.hmc import Info, State, hmc, state_at, two_stage
-from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
+from lossy_mlflow.rate_distortion.hmc import Info, State, drawn, hmc, state_at, two_stage
 from lossy_mlflow.rate_distortion.tuning import Tuning
 
 _JITTER = 0.2  # of the step size: no trajectory comes back to where it began
@@ -59,13 +58,10 @@ class Point:
     n_non_finite: int
 
 
-def start(
-    distortion: Distortion, n_chains: int, generator: torch.Generator, prior: Prior | None = None
-) -> Annealing:
-    """Chains drawn from the prior, at beta = 0."""
-    prior = prior or StandardNormal()
-    z = prior.sample((distortion.n_data, n_chains, distortion.z_size), generator)
-    state = state_at(z, distortion, prior)
+def start(distortion: Distortion, n_chains: int, generator: torch.Generator) -> Annealing:
+    """Chains drawn from the prior N(0, I), at beta = 0."""
+    z = drawn((distortion.n_data, n_chains, distortion.z_size), generator)
+    state = state_at(z, distortion)
     log_w, acceptance = torch.zeros_like(state.d), torch.zeros_like(state.d[:, 0])
     return Annealing(0, state, log_w, acceptance, 0, torch.zeros((), dtype=torch.int64))
 
@@ -77,20 +73,18 @@ def anneal(
     betas: Sequence[float],
     generator: torch.Generator,
     *,
-    prior: Prior | None = None,
     on_point: Callable[[Annealing, Point], None],
 ) -> Annealing:
     """Go on to the end of the schedule; `on_point` hears of each of `betas` as it is passed.
 
     What it is given is enough to go on from there, with the generator's state at that moment.
     """
-    prior = prior or StandardNormal()
     wanted = set(betas)
     schedule = tuning.betas.tolist()
     for step in range(annealing.step + 1, len(schedule)):
         beta = schedule[step]
         log_w = annealing.log_w - (beta - schedule[step - 1]) * annealing.state.d
-        state, info = _move(annealing.state, beta, distortion, tuning, prior, generator)
+        state, info = _move(annealing.state, beta, distortion, tuning, generator)
         annealing = Annealing(
             step,
             state,
@@ -115,19 +109,17 @@ def reverse_log_weights(
     distortion: Distortion,
     tuning: Tuning,
     generator: torch.Generator,
-    prior: Prior | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Log weights (n_data, n_chains) of chains that run from `z` (n_data, z_size), a draw of f at the last beta, to the prior.
 
     E[exp(log weight)] = 1 / Z (Grosse, Ghahramani and Adams 2015, section 3).
     """
-    prior = prior or StandardNormal()
     schedule = tuning.betas.tolist()
-    state = state_at(z.unsqueeze(1).expand(-1, n_chains, -1).contiguous(), distortion, prior)
+    state = state_at(z.unsqueeze(1).expand(-1, n_chains, -1).contiguous(), distortion)
     log_w = torch.zeros_like(state.d)
     for step in range(len(schedule) - 1, 0, -1):
-        state, _ = _move(state, schedule[step], distortion, tuning, prior, generator)
+        state, _ = _move(state, schedule[step], distortion, tuning, generator)
         log_w = log_w + (schedule[step] - schedule[step - 1]) * state.d
         if on_step:
             on_step()
@@ -139,13 +131,12 @@ def _move(
     beta: float,
     distortion: Distortion,
     tuning: Tuning,
-    prior: Prior,
     generator: torch.Generator,
 ) -> tuple[State, Info]:
     jitter = torch.rand(state.d.shape, generator=generator, device=state.d.device, dtype=torch.float64)
     step_size = tuning.step_sizes(beta).unsqueeze(1) * (1 + _JITTER * (2 * jitter - 1))
     kicks = two_stage(tuning.n_leapfrog)
-    return hmc(state, beta, tuning.scale(beta), step_size, kicks, distortion, prior, generator)
+    return hmc(state, beta, tuning.scale(beta), step_size, kicks, distortion, generator)
 
 
 def _point(annealing: Annealing, beta: float) -> Point:

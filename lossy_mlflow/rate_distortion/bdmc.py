@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lossy_mlflow.rate_distortion.annealing import anneal, reverse_log_weights, start
 from lossy_mlflow.rate_distortion.distortion import Distortion
-from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
+from lossy_mlflow.rate_distortion.hmc import drawn
+from lossy_mlflow.rate_distortion.mixture import Stretched
 from lossy_mlflow.rate_distortion.tuning import Tuning
 
 
@@ -39,11 +40,21 @@ class Gap:
 
 
 def simulate(
-    distortion: Distortion, n_data: int, beta: float, generator: torch.Generator, prior: Prior | None = None
+    distortion: Distortion,
+    n_data: int,
+    beta: float,
+    generator: torch.Generator,
+    std: Tensor | None = None,
 ) -> tuple[Distortion, Tensor]:
-    """Data drawn as f_beta has it, z ~ p and x ~ exp(-beta d(x, z)), as a distortion of theirs; and their z (n_data, z_size)."""
-    z = (prior or StandardNormal()).sample((n_data, distortion.z_size), generator)
-    return distortion.simulated(z, beta, generator), z
+    """Data drawn as f_beta has it, z ~ p and x ~ exp(-beta d(x, z)), as a distortion of theirs; and their z (n_data, z_size).
+
+    `std` (n_data,): p is N(0, std^2 I) for each datum, and z is of N(0, I), in units of it. Drawn from a mixture prior's parts,
+    the gap is the mean error over the parts that images come from: log of the parts' sum is off by no more than that, on average.
+    """
+    z = drawn((n_data, distortion.z_size), generator)
+    if std is None:
+        return distortion.simulated(z, beta, generator), z
+    return Stretched(distortion.simulated(std.unsqueeze(1) * z, beta, generator), std), z
 
 
 def gap(
@@ -53,7 +64,6 @@ def gap(
     n_chains: int,
     generator: torch.Generator,
     *,
-    prior: Prior | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Gap:
     """The gap at the last beta of the tuning's schedule, which a pilot on these very data has made.
@@ -63,14 +73,13 @@ def gap(
     beta = float(tuning.betas[-1])
     lower: list[Tensor] = []
     anneal(
-        start(simulated, n_chains, generator, prior),
+        start(simulated, n_chains, generator),
         simulated,
         tuning,
         [beta],
         generator,
-        prior=prior,
         on_point=lambda _, point: lower.append(point.log_z),
     )
-    log_w = reverse_log_weights(z, n_chains, simulated, tuning, generator, prior, progress)
+    log_w = reverse_log_weights(z, n_chains, simulated, tuning, generator, progress)
     upper = math.log(n_chains) - torch.logsumexp(log_w, 1)
     return Gap.between(beta, lower[0], upper)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lossy_mlflow.rate_distortion.annealing import Annealing, Point, anneal, start
 from lossy_mlflow.rate_distortion.distortion import Distortion
-from lossy_mlflow.rate_distortion.prior import Prior
 from lossy_mlflow.rate_distortion.tuning import Tuning
 from lossy_mlflow.rate_distortion.variational import VariationalPoint
 
@@ -99,7 +98,6 @@ def curve(
     generator: torch.Generator,
     *,
     n_chains: int = 16,
-    prior: Prior | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Curve:
     """The curve at `betas`, which the tuning's schedule holds, by chains that start from the prior.
@@ -113,8 +111,8 @@ def curve(
         if progress:
             progress(annealing.step, len(tuning.betas) - 1)
 
-    first = start(distortion, n_chains, generator, prior)
-    anneal(first, distortion, tuning, betas, generator, prior=prior, on_point=take)
+    first = start(distortion, n_chains, generator)
+    anneal(first, distortion, tuning, betas, generator, on_point=take)
     return curve_of(points)
 
 

@@ -8,6 +8,7 @@ of pixels, negative log likelihood of a Gaussian, squared error of features.
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Protocol, Self
 
 import torch
@@ -112,6 +113,13 @@ class Quadratic:
 
     def curvature(self, z: Tensor) -> Tensor:  # noqa: ARG002 - it is the same everywhere
         return self._hessian.expand(self.n_data, -1, -1)
+
+    def stretched(self, std: float) -> Quadratic:
+        """The same as a function of u = z / std."""
+        made = copy(self)
+        made._matrix, made.pull, made.gram = std * self._matrix, std * self.pull, std**2 * self.gram
+        made._hessian, made._slope = std**2 * self._hessian, std * self._slope
+        return made
 
     def simulated(self, z: Tensor, beta: float, generator: torch.Generator) -> Quadratic:
         means = z @ self._matrix.t() + self._bias

@@ -13,20 +13,17 @@ import torch
 from torch import Tensor
 
 from lossy_mlflow.rate_distortion.distortion import Distortion
-from lossy_mlflow.rate_distortion.prior import Prior
 
 _OUTER = 0.21178  # the share of a pair of steps for which the force acts before its first drift, and after its second
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where the chains are, (n_data, n_chains, z_size), with d and its gradient there, and log p and its. float64."""
+    """Where the chains are, (n_data, n_chains, z_size), with d and its gradient there. float64."""
 
     z: Tensor
     d: Tensor
     d_gradient: Tensor
-    log_p: Tensor
-    score: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +34,19 @@ class Info:
     n_non_finite: Tensor
 
 
-def state_at(z: Tensor, distortion: Distortion, prior: Prior) -> State:
+def drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Of the prior N(0, I), float64, on the generator's device; the last dimension is z_size."""
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
+
+
+def state_at(z: Tensor, distortion: Distortion) -> State:
     """The chains at z. One gradient. Where the decoder gives nothing finite, d is infinite: f_beta is 0 there.
 
     A chain that begins there stays, with weight 0, and each of its proposals counts as not finite.
     """
     d, d_gradient = distortion(z)
     d = torch.where(torch.isfinite(d) & torch.isfinite(d_gradient).all(-1), d, math.inf)
-    log_p, score = prior.log_density(z)
-    return State(z, d, d_gradient, log_p, score)
+    return State(z, d, d_gradient)
 
 
 def leapfrog(n_steps: int) -> list[float]:
@@ -71,7 +72,6 @@ def hmc(
     step_size: Tensor,
     kicks: Sequence[float],
     distortion: Distortion,
-    prior: Prior,
     generator: torch.Generator,
 ) -> tuple[State, Info]:
     """A move whose steps, a gradient each, are those of `leapfrog` or `two_stage`.
@@ -80,25 +80,23 @@ def hmc(
     is about round. `step_size` (n_data, n_chains). Both must not depend on where the chains are.
     """
     z, d, d_gradient = state.z, state.d, state.d_gradient
-    log_p, score = state.log_p, state.score
     momentum = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
     start = momentum
     step = step_size.unsqueeze(-1)
     first, *others = kicks
-    momentum = momentum - first * step * (beta * d_gradient - score) @ scale
+    momentum = momentum - first * step * (beta * d_gradient + z) @ scale
     for kick in others:
         z = z + step * (momentum @ scale.transpose(1, 2))
         d, d_gradient = distortion(z)
-        log_p, score = prior.log_density(z)
-        momentum = momentum - kick * step * (beta * d_gradient - score) @ scale
-    rise = beta * (d - state.d) - (log_p - state.log_p)
+        momentum = momentum - kick * step * (beta * d_gradient + z) @ scale
+    rise = beta * (d - state.d) + 0.5 * ((z - state.z) * (z + state.z)).sum(-1)
     rise = rise + 0.5 * ((momentum - start) * (momentum + start)).sum(-1)
     finite = torch.isfinite(rise) & torch.isfinite(d_gradient).all(-1)
     acceptance = torch.where(finite, torch.exp(-rise.clamp(min=0)), 0.0)
     coin = torch.rand(rise.shape, generator=generator, device=z.device, dtype=z.dtype)
     moved = coin < acceptance
     # Chosen, not mixed by 0 and 1: 0 times NaN is NaN.
-    proposed = State(z, d, d_gradient, log_p, score)
+    proposed = State(z, d, d_gradient)
     return _where(moved, proposed, state), Info(acceptance, (~finite).sum())
 
 
@@ -108,6 +106,4 @@ def _where(moved: Tensor, there: State, here: State) -> State:
         torch.where(wide, there.z, here.z),
         torch.where(moved, there.d, here.d),
         torch.where(wide, there.d_gradient, here.d_gradient),
-        torch.where(moved, there.log_p, here.log_p),
-        torch.where(wide, there.score, here.score),
     )

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from lossy_mlflow.errors import LossyError
 from lossy_mlflow.rate_distortion.distortion import Distortion
-from lossy_mlflow.rate_distortion.hmc import State, hmc, state_at, two_stage
-from lossy_mlflow.rate_distortion.prior import Prior, StandardNormal
+from lossy_mlflow.rate_distortion.hmc import State, drawn, hmc, state_at, two_stage
 
 _FIRST_CHANGE = 0.1  # beta d changes by this much (one sd over the prior) at the pilot's first beta
 _KNOTS_PER_E = 5.0  # betas of the pilot for each factor e
@@ -80,7 +79,6 @@ def tune(
     *,
     n_steps: int = 1000,
     n_leapfrog: int = 2,
-    prior: Prior | None = None,
     pilot: Pilot | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tuning:
@@ -91,8 +89,8 @@ def tune(
     reason none is copied to where another is better off. `progress` hears (knots done, of how many). Raises LossyError where d
     isn't finite at any draw of the prior.
     """
-    pilot, prior = pilot or Pilot(), prior or StandardNormal()
-    state = _drawn(distortion, pilot.n_particles, prior, generator)
+    pilot = pilot or Pilot()
+    state = _drawn(distortion, pilot.n_particles, generator)
     knots = _knots(max(betas), state.d)
     log_step = torch.full(
         (distortion.n_data,), math.log(_FIRST_STEP), dtype=torch.float64, device=distortion.device
@@ -107,7 +105,7 @@ def tune(
         for _ in range(_MOVES):
             size = log_step.exp().unsqueeze(1).expand_as(state.d)
             moved = [
-                hmc(_part(state, half), beta, scale, size[:, half], kicks, distortion, prior, generator)
+                hmc(_part(state, half), beta, scale, size[:, half], kicks, distortion, generator)
                 for half, scale in zip(halves, scales, strict=True)
             ]
             state = _together([there for there, _ in moved])
@@ -171,10 +169,10 @@ class _Masses:
         return knots, torch.stack(axes), torch.stack(curvature)
 
 
-def _drawn(distortion: Distortion, n_particles: int, prior: Prior, generator: torch.Generator) -> State:
+def _drawn(distortion: Distortion, n_particles: int, generator: torch.Generator) -> State:
     """Particles from the prior, all where d is finite. Raises LossyError where that is so of none of a datum's."""
     shape = (distortion.n_data, n_particles, distortion.z_size)
-    state = state_at(prior.sample(shape, generator), distortion, prior)
+    state = state_at(drawn(shape, generator), distortion)
     finite = torch.isfinite(state.d)
     if n_bad := int((~finite).all(1).sum()):
         raise LossyError(
@@ -236,8 +234,6 @@ def _at_finite(state: State, finite: Tensor) -> State:
         state.z.gather(1, wide),
         state.d.gather(1, index),
         state.d_gradient.gather(1, wide),
-        state.log_p.gather(1, index),
-        state.score.gather(1, wide),
     )
 
 

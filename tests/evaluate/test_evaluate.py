@@ -176,6 +176,22 @@ def test_a_linear_decoder_is_held_against_its_closed_form(workplace: Workplace) 
     assert exact["rate"] == sorted(exact["rate"])
 
 
+def test_under_a_mixture_prior_a_rate_rises_by_what_the_bad_share_costs(workplace: Workplace) -> None:
+    mixture = ("--set", "rd.mixture_weight=0.99", "--set", "rd.bad_std=10")
+    plain = workplace.json("evaluate", "vae10_digits", *SMALL)
+    found = workplace.json("evaluate", "vae10_digits", *SMALL, *mixture, "--log-likelihood")
+    rises = [here - there for there, here in zip(found["log_z"], plain["log_z"], strict=True)]
+    assert max(rises) < -math.log(0.01) + 1e-6
+    # Of images that the decoder draws from a prior ten times as wide, which are hard: so few steps leave much.
+    assert found["gap"][0]["gap"] > -3 * found["gap"][0]["se"]
+    assert found["log_likelihood"]["log_likelihood_ais"] > -1000
+    linear = workplace.json("evaluate", "linear_vae10_digits", *SMALL, *mixture, "--data", "simulate")
+    exact = linear["closed_form"]
+    for name in ("log_z", "rate"):
+        off = [abs(one - other) for one, other in zip(linear[name], exact[name], strict=True)]
+        assert max(off) < 3.0, name
+
+
 def test_a_set_of_ones_own_takes_the_tuning_of_another(workplace: Workplace, client: Any) -> None:
     code = workplace.folder / "sets.py"
     code.write_text(

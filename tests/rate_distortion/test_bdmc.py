@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from lossy_mlflow.rate_distortion import (
-    MixturePrior,
     closed_form,
     feature_error,
     gap,
     negative_log_likelihood,
     simulate,
+    stretched,
     tune,
 )
 from lossy_mlflow.rate_distortion.bdmc import Gap
@@ -31,11 +31,11 @@ from tests.rate_distortion.problems import (
 )
 
 
-def simulated_gap(distortion, beta, *, n=200, n_steps=100, n_chains=8, prior=None):
+def simulated_gap(distortion, beta, *, n=200, n_steps=100, n_chains=8, std=None):
     """(the gap, the simulated distortion)."""
-    simulated, z = simulate(distortion, n, beta, seeded(1), prior)
-    tuning = tune(simulated, [beta], seeded(2), n_steps=n_steps, prior=prior)
-    return gap(simulated, z, tuning, n_chains, seeded(3), prior=prior), simulated
+    simulated, z = simulate(distortion, n, beta, seeded(1), std)
+    tuning = tune(simulated, [beta], seeded(2), n_steps=n_steps)
+    return gap(simulated, z, tuning, n_chains, seeded(3)), simulated
 
 
 @pytest.mark.parametrize(("z_size", "n_pixels", "n_steps"), [(1, 5, 40), (10, 64, 250)])
@@ -77,20 +77,16 @@ def test_of_the_joint_with_a_variance_of_each_pixel():
 
 
 @pytest.mark.parametrize("bad_std", [3.0, 0.3])
-def test_under_a_mixture_prior(bad_std):
-    """Simulated from the mixture too; Z is the mixture of two closed forms."""
-    beta, weight = 20.0, 0.4
+def test_of_data_drawn_from_the_parts_of_a_mixture_prior(bad_std):
+    """Each under the part that it is from, of which Z is a closed form."""
+    beta, n = 20.0, 200
     matrix, bias = linear(3, 12)
     one = Quadratic(matrix, bias, bias[None], torch.ones(()))
-    prior = MixturePrior(weight, bad_std)
-    found, simulated = simulated_gap(one, beta, prior=prior, n_steps=200)
-    residual = simulated.pull @ torch.linalg.inv(simulated.gram) @ matrix.t()
-    rest = (simulated.least - residual.square().sum(1)).clamp(min=0)
-    stretched = Quadratic(bad_std * matrix, bias, bias + residual, torch.ones(()))
-    good = closed_form(simulated, beta).log_z + math.log(1 - weight)
-    # What lies across W's columns is the same for both.
-    bad = closed_form(stretched, beta).log_z - beta * rest + math.log(weight)
-    assert_bounds(found, torch.logaddexp(good, bad))
+    wide = torch.rand(n, generator=seeded(5)) < 0.4
+    std = torch.where(wide, bad_std, 1.0).double()
+    found, simulated = simulated_gap(one, beta, n=n, n_steps=200, std=std)
+    exact = [closed_form(stretched(simulated.unstretched, width), beta).log_z for width in (1.0, bad_std)]
+    assert_bounds(found, torch.where(wide, exact[1], exact[0]))
 
 
 class Features(nn.Module):

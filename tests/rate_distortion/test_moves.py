@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from lossy_mlflow.rate_distortion import StandardNormal
 from lossy_mlflow.rate_distortion.hmc import hmc, leapfrog, state_at, two_stage
 from tests.rate_distortion.problems import copies, seeded
 
@@ -32,9 +31,9 @@ def _acceptance(distortion, kicks, angle):
     scale = (axes / curvature.sqrt()).expand(distortion.n_data, -1, -1)
     centre = torch.linalg.solve(precision, 2 * BETA * distortion.pull[0])
     noise = torch.randn((distortion.n_data, 8, distortion.z_size), generator=seeded(1), dtype=torch.float64)
-    state = state_at(centre + noise @ scale.transpose(1, 2), distortion, StandardNormal())
+    state = state_at(centre + noise @ scale.transpose(1, 2), distortion)
     size = torch.full(state.d.shape, angle / n_steps, dtype=torch.float64)
-    _, info = hmc(state, BETA, scale, size, kicks, distortion, StandardNormal(), seeded(2))
+    _, info = hmc(state, BETA, scale, size, kicks, distortion, seeded(2))
     return float(info.acceptance.mean())
 
 

@@ -7,29 +7,37 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 
-from lossy_mlflow.rate_distortion import MixturePrior, closed_form, curve, feature_error, gap, simulate, tune
+from lossy_mlflow.rate_distortion import Quadratic, closed_form, curve, feature_error, gap, simulate, tune
 from lossy_mlflow.rate_distortion import annealing as annealing_module
 from lossy_mlflow.rate_distortion import hmc as hmc_module
 from lossy_mlflow.rate_distortion.annealing import Annealing, anneal, start
 from lossy_mlflow.rate_distortion.distortion import SquaredError
 from lossy_mlflow.rate_distortion.hmc import State, hmc, leapfrog
+from lossy_mlflow.rate_distortion.mixture import Stretched
 from tests.rate_distortion.problems import (
     assert_bounds,
     assert_mean,
     assert_unbiased,
     copies,
+    linear,
     quadratic,
     seeded,
     small_net,
     through_a_network,
 )
 from tests.rate_distortion.test_bdmc import Features, Linear, feature_truth
+from tests.rate_distortion.test_mixture import (
+    assert_is_of,
+    by_parts,
+    log_z_of_gaussians,
+    of_vectors,
+)
 from tests.rate_distortion.test_odd_cases import assert_right_around_a_hole
-from tests.rate_distortion.test_priors import assert_is_mixture, assert_score
 
 # 1. Step sizes that follow the acceptance since the first step
 
@@ -42,11 +50,11 @@ class Published:
         self.step = self.rate = None
         self.n = 0
 
-    def __call__(self, state, beta, distortion, _, prior, generator):
+    def __call__(self, state, beta, distortion, _, generator):
         if self.step is None:
             self.step, self.rate = torch.full_like(state.d, 0.05), torch.zeros_like(state.d)
         eye = torch.eye(distortion.z_size, dtype=torch.float64).expand(distortion.n_data, -1, -1)
-        moved, info = hmc(state, beta, eye, self.step, leapfrog(10), distortion, prior, generator)
+        moved, info = hmc(state, beta, eye, self.step, leapfrog(10), distortion, generator)
         accepted = (moved.z != state.z).any(-1)
         self.n += 1
         self.rate = self.rate + (accepted.double() - self.rate) / self.n
@@ -120,32 +128,42 @@ def test_proposals_mixed_instead_of_chosen(monkeypatch):
         assert_right_around_a_hole(2.2)
 
 
-# 4. A mixture whose density is of each dimension, or whose gradient is missing
-
-
-class PerDimension(MixturePrior):
-    def log_density(self, z):
-        log_p, score = MixturePrior(self.weight, self.bad_std).log_density(z.unsqueeze(-1))
-        return log_p.sum(-1), score.squeeze(-1)
-
-
-class WithoutGradient(MixturePrior):
-    def log_density(self, z):
-        return MixturePrior(self.weight, self.bad_std).log_density(z)[0], -z
+# 4. A mixture that is of each dimension, or whose gradient is missing
 
 
 def test_a_mixture_of_each_dimension():
-    z = torch.tensor([0.3, -2.0, 4.0], dtype=torch.float64)
-    assert_is_mixture(MixturePrior(0.3, 10.0), z)
-    with pytest.raises(AssertionError):
-        assert_is_mixture(PerDimension(0.3, 10.0), z)
+    """Z by parts is that of a mixture of vectors, and not of one whose dimensions each have a coin of their own."""
+    weight, bad_std, beta, size = 0.4, 4.0, 20.0, 2
+    matrix, bias = linear(size, 12)
+    image = bias + torch.randn(12, generator=seeded(4), dtype=torch.float64)
+    found = by_parts(Quadratic(matrix, bias, image.expand(200, -1), torch.ones(())), [beta], weight, bad_std)
+
+    def check(mixture):
+        truth = log_z_of_gaussians(matrix, bias, image, beta, mixture)
+        assert_unbiased(found.log_z[0], truth.expand(200), at_most=0.1)
+
+    check(of_vectors(weight, bad_std, size))
+    odds = ((1 - weight, 1.0), (weight, bad_std))
+    of_dimensions = [
+        (math.prod(share for share, _ in each), torch.tensor([std for _, std in each], dtype=torch.float64))
+        for each in product(odds, repeat=size)
+    ]
+    with pytest.raises(AssertionError, match="Zhat / Z ="):
+        check(of_dimensions)
+
+
+class WithoutGradient(Stretched):
+    def __call__(self, z):
+        d, gradient = super().__call__(z)
+        return d, gradient / self._std
 
 
 def test_a_mixture_without_its_gradient():
-    z = torch.tensor([0.3, -2.0, 4.0], dtype=torch.float64)
-    assert_score(MixturePrior(0.3, 10.0), z)
+    bent = through_a_network(small_net(3, 8), torch.zeros(2, 8, dtype=torch.float64), 3)
+    std = torch.tensor(10.0)
+    assert_is_of(Stretched(bent, std), bent, 10.0)
     with pytest.raises(AssertionError):
-        assert_score(WithoutGradient(0.3, 10.0), z)
+        assert_is_of(WithoutGradient(bent, std), bent, 10.0)
 
 
 # 5. Gaps on data that are not what the chains are for
