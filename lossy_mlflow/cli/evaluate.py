@@ -17,7 +17,7 @@ from lossy_mlflow.user_code import explained_where_theirs
 
 if TYPE_CHECKING:
     from lossy_mlflow.experiments import EvaluateResult
-    from lossy_mlflow.experiments.evaluation_run import EvaluationProgress
+    from lossy_mlflow.experiments.evaluation_progress import EvaluationProgress
 
 _SHOWN_ROWS = 12
 

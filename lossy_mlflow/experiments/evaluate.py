@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from lossy_mlflow.experiments.curve_record import CurveRecord
-    from lossy_mlflow.experiments.evaluation_run import EvaluationProgress
+    from lossy_mlflow.experiments.evaluation_progress import EvaluationProgress
     from lossy_mlflow.tracking.connection import Connection
 
 log = logging.getLogger("lossy_mlflow")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lossy_mlflow.experiments.evaluation_progress import EvaluationProgress, Work
 from lossy_mlflow.experiments.evaluation_state import Done, from_tensors, to_tensors
 from lossy_mlflow.experiments.evaluation_subject import Subject
-from lossy_mlflow.experiments.rd_settings import RdSettings
 from lossy_mlflow.experiments.tunings import Target, fitted, load_tuning, store_tuning, tuning_of_target
 from lossy_mlflow.rate_distortion import (
     Curve,
@@ -45,15 +44,6 @@ _IWAE_SAMPLES = 500
 DRAWN_IMAGES, _DRAWN_BETAS = 8, 7
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationProgress:
-    """What a progress callback hears. `done`: the share of all work, 0 to 1. `phase`: pilot, curve or gap."""
-
-    label: str
-    phase: str
-    done: float
-
-
 class Evaluation:
     """The work of one process on one run. `state`: what an earlier attempt has stored."""
 
@@ -76,7 +66,7 @@ class Evaluation:
         self._n_saved = state.progress.epoch if state else 0
         self._saved = time.monotonic()
         self._pilot = Pilot(target_acceptance=settings.target_acceptance)
-        self._work = _Work(label, settings, progress)
+        self._work = Work(label, settings, progress)
         for _ in self.done.curves:  # one of each part of each batch
             self._work.finish("pilot", settings.batch_size)
             self._work.finish("curve", settings.batch_size)
@@ -308,34 +298,3 @@ def _restore(generator: torch.Generator, state: torch.Tensor, n_done: int) -> No
     else:
         log.info("goes on on another kind of device than it was stopped on, with other random numbers")
         generator.manual_seed(derived_seed(generator.initial_seed(), "another device", n_done))
-
-
-class _Work:
-    """How much of all work is done, counted in gradients of one chain."""
-
-    def __init__(
-        self, label: str, settings: RdSettings, progress: Callable[[EvaluationProgress], None] | None
-    ) -> None:
-        self._label, self._progress = label, progress
-        moves = settings.anneal_steps * settings.leapfrog_steps * settings.n_chains
-        pilot = 500 * Pilot().n_particles
-        self._costs = {
-            "pilot": pilot,
-            "gap pilot": pilot,
-            "likelihood pilot": pilot,
-            "curve": moves,
-            "gap": 2 * moves,
-        }
-        n_parts = len(settings.prior_shares)
-        self._total = settings.n_images * n_parts * (pilot + moves)
-        self._total += len(settings.gap_betas) * settings.gap_images * (pilot + 2 * moves)
-        self._total += settings.n_images * n_parts * (pilot + moves) if settings.log_likelihood else 0
-        self._done = 0.0
-
-    def report(self, phase: str, share: float, n_data: int) -> None:
-        if self._progress:
-            done = (self._done + share * self._costs[phase] * n_data) / self._total
-            self._progress(EvaluationProgress(self._label, phase, min(1.0, done)))
-
-    def finish(self, phase: str, n_data: int) -> None:
-        self._done += self._costs[phase] * n_data

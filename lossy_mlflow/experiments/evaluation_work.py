@@ -11,6 +11,7 @@ from mlflow.entities import LoggedModelInput
 
 from lossy_mlflow.checkpoints.model_input import nameable_model
 from lossy_mlflow.experiments.curve_record import CurveRecord
+from lossy_mlflow.experiments.evaluation_progress import EvaluationProgress
 from lossy_mlflow.experiments.evaluation_record import (
     curve_lists,
     exact_curve,
@@ -18,7 +19,7 @@ from lossy_mlflow.experiments.evaluation_record import (
     log_reconstructions,
     log_record,
 )
-from lossy_mlflow.experiments.evaluation_run import DRAWN_IMAGES, Evaluation, EvaluationProgress
+from lossy_mlflow.experiments.evaluation_run import DRAWN_IMAGES, Evaluation
 from lossy_mlflow.experiments.evaluation_subject import Plan, Subject
 from lossy_mlflow.experiments.rd_settings import RdSettings
 from lossy_mlflow.experiments.records import AttemptRecords, dataset_input
