@@ -104,8 +104,9 @@ def _print(result: EvaluateResult) -> None:
 
     curve = result.curve
     units = UNITS[curve.target]
+    by = "by encoders" if curve.estimator == "variational" else f"{curve.n_chains} chains"
     click.echo(
-        f"{result.label} {_STARTED[result.started]}: {curve.reference}, {curve.n_data} images, {curve.n_chains} chains\n"
+        f"{result.label} {_STARTED[result.started]}: {curve.reference}, {curve.n_data} images, {by}\n"
         f"  run       {result.run_id} in {result.experiment!r} at {result.tracking_uri}\n"
     )
     last = len(curve.beta) - 1

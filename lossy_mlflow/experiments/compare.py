@@ -135,5 +135,5 @@ def _side(evaluated: Evaluated, within: tuple[float, float]) -> Compared:
         curve.n_data,
         *within,
         gap=curve.gap,
-        doubts=curve.doubts,
+        doubts=curve.cautions(),
     )

@@ -91,6 +91,11 @@ class CurveRecord:
     doubts: list[str]
     doubted_from: float | None = None
 
+    def cautions(self) -> list[str]:
+        """What whoever lays it beside others must know."""
+        by_encoders = "by encoders: it lies above the curve by chains, and its points needn't be convex"
+        return [*([by_encoders] if self.estimator == "variational" else []), *self.doubts]
+
 
 def read_record(client: MlflowClient, run_id: str) -> CurveRecord:
     """The record of a finished evaluation. Raises LossyError where its file is gone, or isn't one."""

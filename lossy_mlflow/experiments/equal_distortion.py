@@ -17,6 +17,9 @@ from lossy_mlflow.errors import LossyError
 
 Floats = NDArray[np.float64]
 
+# Betas further apart than by this factor leave more than a tenth of a nat between them: a cubic doesn't follow log Z there.
+_WIDEST = 3.5
+
 
 @dataclass(frozen=True, slots=True)
 class ByImage:
@@ -65,11 +68,17 @@ class Difference:
 
 
 def by_image(beta: Floats, log_z: Floats, distortion: Floats, log_z_se: Floats) -> ByImage:
-    """A curve without the betas at which a number isn't finite. Raises LossyError where fewer than two are left."""
+    """A curve without the betas at which a number isn't finite. Raises LossyError where too few are left, or too far apart."""
     whole = np.isfinite(log_z).all(1) & np.isfinite(distortion).all(1)
     if whole.sum() < 2:
         raise LossyError(
             f"Of the {len(beta)} betas of a curve {whole.sum()} have finite numbers; two are needed.",
+            "Evaluate with more: --set rd.n_betas=100",
+        )
+    widest = float((beta[whole][1:] / beta[whole][:-1]).max())
+    if widest > _WIDEST:
+        raise LossyError(
+            f"Neighbouring betas of a curve are a factor of {widest:.3g} apart: for a rate in between, {_WIDEST:g} at most.",
             "Evaluate with more: --set rd.n_betas=100",
         )
     return ByImage(beta[whole], log_z[whole], distortion[whole], log_z_se[whole])

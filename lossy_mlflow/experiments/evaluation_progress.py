@@ -11,7 +11,7 @@ from lossy_mlflow.rate_distortion import Pilot
 
 @dataclass(frozen=True, slots=True)
 class EvaluationProgress:
-    """What a progress callback hears. `done`: the share of all work, 0 to 1. `phase`: pilot, curve or gap."""
+    """What a progress callback hears. `done`: the share of all work, 0 to 1. `phase`: what is at work, in words."""
 
     label: str
     phase: str
@@ -32,6 +32,7 @@ class Work:
             "gap pilot": pilot,
             "likelihood pilot": pilot,
             "curve": moves,
+            "likelihood": moves,
             "gap": 2 * moves,
         }
         n_parts = len(settings.prior_shares)

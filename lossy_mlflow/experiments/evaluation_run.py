@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -87,7 +87,11 @@ class Evaluation:
         if settings.log_likelihood and not self.done.likelihood:
             self.done.likelihood = self._likelihood()
             self._save()
-        shares, curves = settings.prior_shares, self.done.curves
+        return self._together(self.done.curves)
+
+    def _together(self, curves: Sequence[Curve]) -> Curve:
+        """Of each part of each batch, as one of all images."""
+        shares = self._settings.prior_shares
         return joined(
             [mixed(curves[at : at + len(shares)], shares) for at in range(0, len(curves), len(shares))]
         )
@@ -116,7 +120,8 @@ class Evaluation:
             done.encoder = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
             done.generator = generator.get_state()
             self._work.report("curve", len(done.points) / len(settings.betas), len(images))
-            self._save_if_due()
+            if self._is_due():
+                self._save()
             self._stop_if_asked()
 
         variational_curve(
@@ -137,14 +142,15 @@ class Evaluation:
     def _likelihood(self) -> dict[str, float]:
         """Log p(x) of the images, in nats: by AIS, a lower bound in expectation; by the IWAE bound where there is an encoder."""
         settings, subject = self._settings, self._subject
-        joint = negative_log_likelihood(subject.decoder, subject.images, subject.z_size)
-        curves = []
-        for part, std in enumerate(settings.prior_stds):
-            distortion = stretched(joint, std)
-            tuning = self._run_pilot(distortion, (1.0,), "likelihood pilot", part)
-            noise = generator_for(settings.random_seed, "likelihood", part, self._device)
-            curves.append(curve(distortion, (1.0,), tuning, noise, n_chains=settings.n_chains))
-        found = mixed(curves, settings.prior_shares)
+        curves: list[Curve] = []
+        for images in torch.split(subject.images, settings.batch_size):
+            joint = negative_log_likelihood(subject.decoder, images, subject.z_size)
+            for std in settings.prior_stds:
+                distortion = stretched(joint, std)
+                tuning = self._run_pilot(distortion, (1.0,), "likelihood pilot", len(curves))
+                noise = generator_for(settings.random_seed, "likelihood", len(curves), self._device)
+                curves.append(self._joint_curve(distortion, tuning, noise))
+        found = self._together(curves)
         values = {
             "log_likelihood_ais": float(found.mean("log_z")[0]),
             "log_likelihood_ais_se": float(found.standard_error("log_z")[0]),
@@ -154,6 +160,16 @@ class Evaluation:
             bound, error = iwae_bound(subject.autoencoder, subject.images, _IWAE_SAMPLES, noise)
             values |= {"log_likelihood_iwae": bound, "log_likelihood_iwae_se": error}
         return values
+
+    def _joint_curve(self, joint: Distortion, tuning: Tuning, noise: torch.Generator) -> Curve:
+        def heard(done: int, of: int) -> None:
+            self._work.report("likelihood", done / of, joint.n_data)
+            self._stop_if_asked()
+
+        n_chains = self._settings.n_chains
+        found = curve(joint, (1.0,), tuning, noise, n_chains=n_chains, progress=heard)
+        self._work.finish("likelihood", joint.n_data)
+        return found
 
     def distortions(self, batch: int) -> list[Distortion]:
         """Of one batch of images, under each part of the prior."""
@@ -232,15 +248,18 @@ class Evaluation:
             _restore(generator, done.generator, done.annealing.step)
 
         def take(annealing: Annealing, point: Point) -> None:
-            done.annealing, done.generator = annealing, generator.get_state()
             done.points.append(point)
             if index == 0:
                 self._draw(annealing)
-            self._work.report("curve", annealing.step / (len(tuning.betas) - 1), distortion.n_data)
-            self._save_if_due()
-            self._stop_if_asked()
 
-        anneal(done.annealing, distortion, tuning, settings.betas, generator, on_point=take)
+        def moved(annealing: Annealing) -> None:
+            self._work.report("curve", annealing.step / (len(tuning.betas) - 1), distortion.n_data)
+            if self._is_due() or self._asked():
+                done.annealing, done.generator = annealing, generator.get_state()
+                self._stop_if_asked()
+                self._save()
+
+        anneal(done.annealing, distortion, tuning, settings.betas, generator, on_point=take, on_step=moved)
         self._work.finish("curve", distortion.n_data)
         done.curves.append(curve_of(done.points))
         done.points, done.annealing, done.generator = [], None, None
@@ -259,10 +278,10 @@ class Evaluation:
         simulated, z = self._simulate(self._of_images(0), settings.gap_images, beta, draws)
         tuning = self._run_pilot(simulated, (beta,), "gap pilot", index)
         n_steps = len(tuning.betas) - 1
-        moves = iter(range(1, n_steps + 1))
+        moves = iter(range(1, 2 * n_steps + 1))
 
         def heard() -> None:
-            self._work.report("gap", next(moves) / n_steps, simulated.n_data)
+            self._work.report("gap", next(moves) / (2 * n_steps), simulated.n_data)
             self._stop_if_asked()
 
         noise = generator_for(settings.random_seed, "gap", index, self._device)
@@ -270,9 +289,8 @@ class Evaluation:
         self._work.finish("gap", simulated.n_data)
         return found
 
-    def _save_if_due(self) -> None:
-        if time.monotonic() - self._saved > _SAVE_EVERY_S:
-            self._save()
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved > _SAVE_EVERY_S
 
     def _save(self) -> None:
         self._n_saved += 1

@@ -61,10 +61,8 @@ def plan(connection: Connection, name: str, overrides: Mapping[str, Any] | None,
     A reference is evaluated by the `rd` of the set that it was trained from. Raises NotFoundError as `resolve` and `get_hparams`
     do, UsageError for an override that doesn't fit.
     """
-    from lossy_mlflow.experiments.rd_settings import quick as quickened
-
     if name in set_names() and evaluates(get_hparams(name)):
-        tree = get_hparams(name, overrides)
+        tree = _as_asked(get_hparams(name), overrides, name, quick)
         if not tree.load_checkpoint_name:
             raise UsageError(
                 f"The set {name!r} names no decoder: its load_checkpoint_name is undefined.",
@@ -77,8 +75,16 @@ def plan(connection: Connection, name: str, overrides: Mapping[str, Any] | None,
         checkpoint = resolve_at(connection, parse_reference(name))
         label, hparam_set = checkpoint.name, checkpoint.hparam_set
         tree = _tree_of_set(hparam_set, f"{checkpoint.name}/{checkpoint.version}")
-        tree = apply_overrides(tree, overrides, name) if overrides else tree
-    return Plan(label, hparam_set, checkpoint, freeze(quickened(tree)) if quick else tree, quick)
+        tree = _as_asked(tree, overrides, name, quick)
+    return Plan(label, hparam_set, checkpoint, tree, quick)
+
+
+def _as_asked(tree: Hparam, overrides: Mapping[str, Any] | None, name: str, quick: bool) -> Hparam:
+    """What is set by hand counts after what makes it quick."""
+    from lossy_mlflow.experiments.rd_settings import quick as quickened
+
+    tree = freeze(quickened(tree)) if quick else tree
+    return apply_overrides(tree, overrides, name) if overrides else tree
 
 
 def command_of(client: MlflowClient, run: Run) -> str:

@@ -95,6 +95,7 @@ def _tags(planned: Plan, subject: Subject, sha256: str) -> dict[str, str]:
         "feature_map": subject.feature_map,
         "n_batch": str(settings.n_batch),
         "prior": _prior(settings),
+        "changed": _changed(settings),
         "quick": "true" if planned.quick else "",
         "git_commit": git_commit(),
         "mlflow.note.content": _about(planned, subject),
@@ -111,11 +112,19 @@ def _prior(settings: RdSettings) -> str:
     return " + ".join(parts) if len(parts) > 1 else ""
 
 
+def _changed(settings: RdSettings) -> str:
+    """What is done to the decoder before it is measured; empty where it is as it was trained."""
+    blur = "" if settings.blur_std is None else f"blurred by {settings.blur_std:g} pixels"
+    variance = "" if settings.overwrite_variance is None else f"variance {settings.overwrite_variance:g}"
+    return ", ".join(filter(None, (blur, variance)))
+
+
 def _about(planned: Plan, subject: Subject) -> str:
     settings = subject.settings
+    by = "by encoders" if settings.estimator == "variational" else f"{settings.n_chains} chains"
     return (
         f"Rate-distortion curve of {planned.reference}: {settings.target}, {len(subject.images)} {settings.data} images,"
-        f" {settings.n_chains} chains{', quick' if planned.quick else ''}.\n\n"
+        f" {by}{', quick' if planned.quick else ''}.\n\n"
         "Draw it: a scatter or line chart of `rate` over `distortion`; the figure is among the artifacts.\n\n"
         f"    lossy plot {planned.label}{' --quick' if planned.quick else ''}\n"
     )
@@ -201,6 +210,6 @@ def _large(gaps: list[Gap]) -> list[Gap]:
 
 def _gap_doubts(gaps: list[Gap]) -> list[str]:
     return [
-        f"at beta {gap.beta:.4g} the gap is {gap.mean:.1f} nats: rates there may be too high by as much; raise anneal_steps"
+        f"at beta {gap.beta:.4g} the gap is {gap.mean:.1f} nats: the true curve may lie below by as much; raise anneal_steps"
         for gap in _large(gaps)
     ]

@@ -46,13 +46,18 @@ class Evaluated:
 
 
 def latest_evaluations(connection: Connection, labels: Sequence[str], quick: bool) -> list[Evaluated]:
-    """The latest finished evaluation of each label; one that was made with --quick only where `quick` allows it.
+    """The latest finished evaluation of each label by a distortion that all of them have; one that was made with --quick only
+    where `quick` allows it.
 
     Raises NotFoundError where a label has none, ConflictError where their distortions are not of one kind, LossyError for a file
     that is gone or damaged.
     """
-    runs = [_latest(connection, label, quick) for label in labels]
-    found = [_evaluated(connection.client, run) for run in runs]
+    finished = [_finished(connection, label, quick) for label in labels]
+    of_all = set.intersection(*({_kind(run) for run in runs} for runs in finished))
+    # Where they have none in common, the latest ones tell what is at odds.
+    kind = next((_kind(run) for run in finished[0] if _kind(run) in of_all), None)
+    latest = [next(run for run in runs if kind in (None, _kind(run))) for runs in finished]
+    found = [_evaluated(connection.client, run) for run in latest]
     first = found[0]
     for label, other in zip(labels, found, strict=True):
         if other.measure != first.measure:
@@ -62,6 +67,10 @@ def latest_evaluations(connection: Connection, labels: Sequence[str], quick: boo
                 _cure(first, other, label),
             )
     return found
+
+
+def _kind(run: Run) -> tuple[str, str]:
+    return run.data.tags.get("target", ""), run.data.tags.get("feature_map", "")
 
 
 def _evaluated(client: MlflowClient, run: Run) -> Evaluated:
@@ -77,8 +86,10 @@ def _cure(first: Evaluated, other: Evaluated, label: str) -> str:
     if (other.curve.target, other.feature_map) == (first.curve.target, first.feature_map):
         return "Their images differ in size: take decoders of one data set."
     features = f" --set rd.feature_map={first.feature_map}" if first.feature_map else ""
+    quick = " --quick" if other.curve.quick else ""
     return (
-        f"Evaluate one by the other's: lossy evaluate {label} --set rd.target={first.curve.target}{features}"
+        f"Evaluate one by the other's: lossy evaluate {label}{quick} --set rd.target={first.curve.target}{features}"
+        f" --set rd.max_beta={first.curve.beta[-1]:g}"
     )
 
 
@@ -90,9 +101,9 @@ def finished_evaluations(client: MlflowClient, label: str, quick: bool) -> list[
     return [run for run in finished if quick or not _is_quick(run)]
 
 
-def _latest(connection: Connection, label: str, quick: bool) -> Run:
+def _finished(connection: Connection, label: str, quick: bool) -> list[Run]:
     if allowed := finished_evaluations(connection.client, label, quick):
-        return allowed[0]
+        return allowed
     error = none_finished(connection, label, quick)
     if finished_evaluations(connection.client, label, quick=True):
         error = NotFoundError(error.what, f"{error.hint}    or take the one made with --quick: --quick")
@@ -114,9 +125,14 @@ def none_finished(connection: Connection, label: str, quick: bool) -> NotFoundEr
         return _unfinished(connection, label, runs[0])
     there = _evaluated_labels(client, quick)
     first = nearest(label, there)
+    if first:
+        anew += f"    or did you mean {first[0]}?"
+    nothing = "with --quick alone" if not quick and _evaluated_labels(client, quick=True) else "yet"
     near = [*first, *(other for other in there if other not in first)]
     more = f", and {len(near) - _SHOWN} more" if len(near) > _SHOWN else ""
-    others = f"evaluated are {', '.join(near[:_SHOWN])}{more}" if near else "nothing is evaluated there yet"
+    others = (
+        f"evaluated are {', '.join(near[:_SHOWN])}{more}" if near else f"nothing is evaluated there {nothing}"
+    )
     return NotFoundError(f"{label} has no finished evaluation; {others}.", anew)
 
 

@@ -79,7 +79,7 @@ def plot(
             evaluated.curve.n_data,
             evaluated.curve.data_digest,
             evaluated.curve.quick,
-            evaluated.curve.doubts,
+            evaluated.curve.cautions(),
         )
         for evaluated in found
     ]

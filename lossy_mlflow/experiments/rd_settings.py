@@ -162,7 +162,13 @@ def reported_betas(least: float, largest: float, n: int) -> tuple[float, ...]:
             f"Take a smaller one: --set rd.min_beta={largest / 1000:g}",
         )
     step = math.log(largest / least) / (n - 1)
-    return (*(least * math.exp(step * index) for index in range(n - 1)), float(largest))
+    betas = (*(least * math.exp(step * index) for index in range(n - 1)), float(largest))
+    if len(set(betas)) < n or list(betas) != sorted(betas):
+        raise UsageError(
+            f"Between rd.min_beta, {least!r}, and rd.max_beta, {largest!r}, there is no room for {n} betas.",
+            f"Take a smaller one: --set rd.min_beta={largest / 1000:g}",
+        )
+    return betas
 
 
 def quick(tree: Hparam) -> Hparam:

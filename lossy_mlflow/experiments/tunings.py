@@ -22,7 +22,7 @@ _TENSORS = [field.name for field in fields(Tuning) if field.name not in ("n_leap
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The evaluation whose tuning is taken. `same_data`: it was of the same weights and images, by the same distortion."""
+    """The evaluation whose tuning is taken. `same_data`: of the same decoder and images, by the same distortion and prior."""
 
     run_id: str
     label: str
@@ -30,16 +30,18 @@ class Target:
 
 
 def find_target(connection: Connection, label: str, tags: dict[str, str]) -> Target:
-    """The latest finished evaluation of `label`, `--quick` ones left out. `tags`: those of the evaluation that wants it.
+    """The latest finished evaluation of `label` by chains, `--quick` ones left out. `tags`: of the evaluation that wants it.
 
     Raises NotFoundError where there is none.
     """
     runs = finished_evaluations(connection.client, label, quick=False)
+    # Encoders leave no tuning.
+    runs = [run for run in runs if run.data.params.get("rd.estimator") != "variational"]
     if not runs:
         error = none_finished(connection, label, quick=False)
         raise NotFoundError(f"step_sizes_target is {label!r}. {error.what}", error.hint)
     there = runs[0].data.tags
-    what = ("weights_sha256", "data_digest", "target", "n_batch", "prior")
+    what = ("weights_sha256", "data_digest", "target", "feature_map", "n_batch", "prior", "changed")
     same = all(there.get(key) == tags.get(key) for key in what)
     return Target(runs[0].info.run_id, label, same)
 

@@ -74,10 +74,11 @@ def anneal(
     generator: torch.Generator,
     *,
     on_point: Callable[[Annealing, Point], None],
+    on_step: Callable[[Annealing], None] | None = None,
 ) -> Annealing:
-    """Go on to the end of the schedule; `on_point` hears of each of `betas` as it is passed.
+    """Go on to the end of the schedule; `on_point` hears of each of `betas` as it is passed, then `on_step` of each move.
 
-    What it is given is enough to go on from there, with the generator's state at that moment.
+    What they are given is enough to go on from there, with the generator's state at that moment.
     """
     wanted = set(betas)
     schedule = tuning.betas.tolist()
@@ -100,6 +101,8 @@ def anneal(
                 annealing, acceptance=zero, n_moves=0, n_non_finite=torch.zeros_like(annealing.n_non_finite)
             )
             on_point(annealing, point)
+        if on_step:
+            on_step(annealing)
     return annealing
 
 

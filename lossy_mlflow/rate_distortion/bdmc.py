@@ -68,7 +68,7 @@ def gap(
 ) -> Gap:
     """The gap at the last beta of the tuning's schedule, which a pilot on these very data has made.
 
-    `z` (n_data, z_size): what the data were drawn from. `progress` hears of each move backwards.
+    `z` (n_data, z_size): what the data were drawn from. `progress` hears of each move, forwards and backwards.
     """
     beta = float(tuning.betas[-1])
     lower: list[Tensor] = []
@@ -79,6 +79,7 @@ def gap(
         [beta],
         generator,
         on_point=lambda _, point: lower.append(point.log_z),
+        on_step=lambda _: progress() if progress else None,
     )
     log_w = reverse_log_weights(z, n_chains, simulated, tuning, generator, progress)
     upper = math.log(n_chains) - torch.logsumexp(log_w, 1)

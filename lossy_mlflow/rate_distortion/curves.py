@@ -77,8 +77,8 @@ class Curve:
             first, worst = int(large.nonzero()[0]), int(lead.argmax())
             found.append(
                 f"modes are missed from beta {self.beta[first]:.4g} on: without the best chain of each image, log Z falls by"
-                f" {lead[worst]:.3g} nats (in one image by {self.lead[worst].max():.3g}); rates are too high, by as much or more;"
-                " raise n_chains"
+                f" {lead[worst]:.3g} nats (in one image by {self.lead[worst].max():.3g}); the true curve lies below,"
+                " by as much or more; raise n_chains"
             )
         if n := int((~torch.isfinite(self.log_z)).any(0).sum()):
             found.append(
@@ -102,17 +102,24 @@ def curve(
 ) -> Curve:
     """The curve at `betas`, which the tuning's schedule holds, by chains that start from the prior.
 
-    `progress` hears (steps done, of how many) at each of them. The generator must not be the one that tuned.
+    `progress` hears (moves done, of how many). The generator must not be the one that tuned.
     """
     points: list[Point] = []
 
-    def take(annealing: Annealing, point: Point) -> None:
-        points.append(point)
+    def heard(annealing: Annealing) -> None:
         if progress:
             progress(annealing.step, len(tuning.betas) - 1)
 
     first = start(distortion, n_chains, generator)
-    anneal(first, distortion, tuning, betas, generator, on_point=take)
+    anneal(
+        first,
+        distortion,
+        tuning,
+        betas,
+        generator,
+        on_point=lambda _, point: points.append(point),
+        on_step=heard,
+    )
     return curve_of(points)
 
 

@@ -86,8 +86,8 @@ def tune(
 
     Annealed particles, whose step sizes follow their acceptance. Each half moves with the mass that the other half has found, as
     chains will that have no part in it: a particle fits its own mass far better, and would promise larger steps. For the same
-    reason none is copied to where another is better off. `progress` hears (knots done, of how many). Raises LossyError where d
-    isn't finite at any draw of the prior.
+    reason none is copied to where another is better off. They move by pairs of steps, whatever `n_leapfrog` is. `progress` hears
+    (knots done, of how many). Raises LossyError where d isn't finite at any draw of the prior.
     """
     pilot = pilot or Pilot()
     state = _drawn(distortion, pilot.n_particles, generator)
@@ -203,7 +203,7 @@ def schedule(tuning: Tuning, betas: Sequence[float], n_steps: int) -> Tensor:
 def _quarter(n_leapfrog: int) -> float:
     """The step of which so many turn a standard Gaussian by 90 degrees: a leapfrog step of 2 sin(a / 2) turns it by a.
 
-    Steps in pairs, see `hmc`, turn it by as much but for a tenth of a degree.
+    Steps in pairs, see `two_stage`, turn it by as much but for a quarter of a degree.
     """
     return 2 * math.sin(math.pi / (4 * n_leapfrog))
 

@@ -83,3 +83,33 @@ def test_it_goes_on_where_another_kind_of_device_has_left_it(
     assert gone_on["log_z"] != whole["log_z"]
     # Within the noise of 8 chains an image, of which there are 48; a state that doesn't fit its betas is thousands off.
     assert all(abs(one - other) < 1 for one, other in zip(gone_on["rate"], whole["rate"], strict=True))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--set", "rd.n_betas=1", "--set", "rd.gap_beta_indexes=[]", "--set", "rd.anneal_steps=200000"),
+        pytest.param(
+            (
+                *("--set", "rd.n_betas=2", "--set", "rd.batch_size=2", "--set", "rd.anneal_steps=60000"),
+                *("--set", "rd.n_chains=2", "--set", "rd.gap_beta_indexes=[-1]", "--set", "rd.gap_images=50"),
+            ),
+            marks=pytest.mark.campaign,
+        ),
+    ],
+    ids=["between two betas", "in a gap"],
+)
+def test_a_stop_is_heard_at_once(
+    workplace: Workplace, client: Any, saves_often: Path, words: tuple[str, ...]
+) -> None:
+    """A batch system kills half a minute after its SIGTERM; what there is by then goes on."""
+    process = workplace.start("evaluate", "vae10_digits", *words)
+    wait_for(
+        lambda: any("training_state" in run.data.tags for run in _runs(client, "vae10_digits")), 90, "a state"
+    )
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert time.monotonic() - begun < 15
+    assert "its state is saved" in err

@@ -83,7 +83,9 @@ def log_evaluation(
     curve |= changes
     experiment = client.get_experiment_by_name("curves")
     experiment_id = experiment.experiment_id if experiment else client.create_experiment("curves")
-    tags = {"kind": "evaluate", "label": label} | ({"quick": "true"} if curve["quick"] else {})
+    tags = {"kind": "evaluate", "label": label, "target": curve["target"]} | (
+        {"quick": "true"} if curve["quick"] else {}
+    )
     run_id = client.create_run(experiment_id, tags=tags, run_name=label).info.run_id
     (folder / "rd_curve.json").write_text(json.dumps(curve))
     save_file(by_image, folder / "rd_data.safetensors")

@@ -72,3 +72,22 @@ def test_the_ends_of_the_range_are_within_it_and_what_is_not_finite_is_left_out(
     log_z[1:] = np.nan
     with pytest.raises(LossyError, match="two are needed"):
         by_image(BETAS, log_z, log_z, np.zeros(60))
+
+
+def test_betas_that_are_too_far_apart_are_refused() -> None:
+    """Just near enough, the rate in between is that of the closed form; further apart a cubic would be nats off."""
+    images = A.draw(10, np.random.default_rng(1))
+    for n, near in ((60, True), (5, False)):
+        betas = np.geomspace(BETAS[0], BETAS[-1], n)
+        values = (A.log_z(images**2, betas), A.distortion(images**2, betas), np.zeros(n))
+        if near:
+            by_image(betas, *values)
+            continue
+        with pytest.raises(LossyError, match=r"a factor of .* apart: for a rate in between, 3.5 at most"):
+            by_image(betas, *values)
+    betas = BETAS[0] * 3.4 ** np.arange(1 + int(np.log(BETAS[-1] / BETAS[0]) / np.log(3.4)))
+    wide = by_image(betas, A.log_z(images**2, betas), A.distortion(images**2, betas), np.zeros(len(betas)))
+    for distortion in np.geomspace(*wide.range(), 9)[1:-1]:
+        assert rate_at(wide, float(distortion)).rate == pytest.approx(
+            rate_at(_curve(A, images), float(distortion)).rate, abs=0.15
+        )

@@ -152,6 +152,17 @@ def test_other_features_and_other_sizes_are_other_distortions(
     assert "differ in size" in said
 
 
+def test_the_latest_of_a_kind_that_both_have_is_taken(lossy: Callable[..., str], log: Log) -> None:
+    """Or the command that a conflict advises would lead back to it, since what is evaluated is evaluated once."""
+    pixels = log("a")
+    joint = log("a", target="joint")
+    other = log("b")
+    runs = [curve["run_id"] for curve in json.loads(lossy("plot", "b", "a", "--json"))["curves"]]
+    assert runs == [other, pixels]
+    assert json.loads(lossy("plot", "a", "--json"))["curves"][0]["run_id"] == joint
+    assert json.loads(lossy("compare", "a", "b", "--json"))["a"]["run_id"] == pixels
+
+
 def test_nothing_is_extrapolated(lossy: Callable[..., str], log: Log) -> None:
     log("a")
     log("b", B)
