@@ -192,9 +192,9 @@ class Evaluation:
         shares, stds = self._settings.prior_shares, self._settings.prior_stds
         if len(shares) == 1:
             return simulate(made, n, beta, draws)
-        odds = torch.tensor(shares, dtype=torch.float64, device=self._device)
+        odds, widths = torch.tensor((shares, stds), dtype=torch.float64, device=self._device)
         part = torch.multinomial(odds, n, replacement=True, generator=draws)
-        return simulate(made, n, beta, draws, torch.tensor(stds, device=self._device)[part])
+        return simulate(made, n, beta, draws, widths[part])
 
     def _tuning(self, index: int, distortion: Distortion) -> Tuning:
         """What an earlier attempt has found for that part of that batch, or the target has, else what a pilot finds now."""
