@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -77,10 +78,13 @@ def senders(outbox: Path) -> list[psutil.Process]:
 
 
 def end_senders(outbox: Path) -> None:
-    """One whose server never comes back would go on for a day."""
-    for sender in senders(outbox):
-        sender.kill()
-        sender.wait(10)
+    """One whose server never comes back would go on for a day; one that has just been started has no owner's file yet."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "lossy_mlflow.outbox.sender" in words and any(word.startswith(f"{outbox}/") for word in words):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+                process.wait(10)
 
 
 class Workplace:

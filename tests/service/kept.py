@@ -149,6 +149,8 @@ def _served(folder: Path, database: str, kept: Kept) -> Iterator[str]:
         try:
             yield uri
         finally:
+            # This process has logged there too, and would start another sender in the place of one that has ended.
+            shutil.rmtree(_outbox(kept), ignore_errors=True)
             end_senders(_outbox(kept))
 
 
