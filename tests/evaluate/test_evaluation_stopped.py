@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shlex
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,20 @@ def _numbers(curve: dict[str, Any]) -> dict[str, Any]:
     return {name: curve[name] for name in ("beta", "rate", "distortion", "log_z", "ess", "gap", "acceptance")}
 
 
+def started_and_saved(workplace: Workplace, client: Any, *words: str) -> subprocess.Popen[str]:
+    """An evaluation of vae10_digits that has a state to go on from."""
+    process = workplace.start("evaluate", "vae10_digits", *words)
+    wait_for(
+        lambda: any("training_state" in run.data.tags for run in _runs(client, "vae10_digits")), 90, "a state"
+    )
+    return process
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.campaign)])
 def test_it_goes_on_with_the_same_numbers(
     workplace: Workplace, client: Any, saves_often: Path, number: signal.Signals
 ) -> None:
-    process = workplace.start("evaluate", "vae10_digits", *WORK)
-    wait_for(
-        lambda: any("training_state" in run.data.tags for run in _runs(client, "vae10_digits")), 60, "a state"
-    )
+    process = started_and_saved(workplace, client, *WORK)
     time.sleep(random.uniform(0, 1))
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -68,10 +75,7 @@ def test_it_goes_on_where_another_kind_of_device_has_left_it(
         "    gpu = {'generator': torch.zeros(16, dtype=torch.uint8)}\n"
         "    run.to_tensors = lambda done: whole(done) | (gpu if done.generator is not None else {})\n"
     )
-    process = workplace.start("evaluate", "vae10_digits", *WORK)
-    wait_for(
-        lambda: any("training_state" in run.data.tags for run in _runs(client, "vae10_digits")), 60, "a state"
-    )
+    process = started_and_saved(workplace, client, *WORK)
     process.kill()
     process.communicate(timeout=60)
     saves_often.write_text(ours)
@@ -103,10 +107,7 @@ def test_a_stop_is_heard_at_once(
     workplace: Workplace, client: Any, saves_often: Path, words: tuple[str, ...]
 ) -> None:
     """A batch system kills half a minute after its SIGTERM; what there is by then goes on."""
-    process = workplace.start("evaluate", "vae10_digits", *words)
-    wait_for(
-        lambda: any("training_state" in run.data.tags for run in _runs(client, "vae10_digits")), 90, "a state"
-    )
+    process = started_and_saved(workplace, client, *words)
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)

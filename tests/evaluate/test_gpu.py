@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import Workplace, wait_for
 from tests.evaluate.test_evaluate import TINY, _runs
-from tests.evaluate.test_evaluation_stopped import WORK, _numbers
+from tests.evaluate.test_evaluation_stopped import WORK, _numbers, started_and_saved
 
 # As far as so few steps converge on a convolutional decoder of three epochs: two seeds then differ by up to 0.7 nats.
 EASY = ("--quick", "--set", "rd.max_beta=10", "--set", "rd.n_betas=8")
@@ -72,10 +72,7 @@ def test_an_evaluation_goes_on_on_another_device(
     workplace: Workplace, client: Any, saves_often: Path, first: str, then: str
 ) -> None:
     work = ("vae10_digits", *WORK)
-    process = workplace.start("evaluate", *work, "--device", first)
-    wait_for(
-        lambda: any("training_state" in run.data.tags for run in _runs(client, "vae10_digits")), 60, "a state"
-    )
+    process = started_and_saved(workplace, client, *WORK, "--device", first)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     (stopped,) = _runs(client, "vae10_digits")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lossy_mlflow.errors import LossyError
-from lossy_mlflow.experiments.equal_distortion import ByImage, by_image, difference, rate_at
+from lossy_mlflow.experiments.equal_distortion import ByImage, Floats, by_image, difference, rate_at
 from tests.experiments.gaussian_curves import BETAS, Gaussian
 
 # What A leaves unexplained is 2 on average, far enough below D that 40 images don't reach it by chance.
@@ -77,17 +77,17 @@ def test_the_ends_of_the_range_are_within_it_and_what_is_not_finite_is_left_out(
 def test_betas_that_are_too_far_apart_are_refused() -> None:
     """Just near enough, the rate in between is that of the closed form; further apart a cubic would be nats off."""
     images = A.draw(10, np.random.default_rng(1))
-    for n, near in ((60, True), (5, False)):
-        betas = np.geomspace(BETAS[0], BETAS[-1], n)
-        values = (A.log_z(images**2, betas), A.distortion(images**2, betas), np.zeros(n))
-        if near:
-            by_image(betas, *values)
-            continue
-        with pytest.raises(LossyError, match=r"a factor of .* apart: for a rate in between, 3.5 at most"):
-            by_image(betas, *values)
-    betas = BETAS[0] * 3.4 ** np.arange(1 + int(np.log(BETAS[-1] / BETAS[0]) / np.log(3.4)))
-    wide = by_image(betas, A.log_z(images**2, betas), A.distortion(images**2, betas), np.zeros(len(betas)))
+
+    def at(betas: Floats) -> ByImage:
+        values = A.log_z(images**2, betas), A.distortion(images**2, betas)
+        return by_image(betas, *values, np.zeros(len(betas)))
+
+    with pytest.raises(LossyError, match=r"a factor of .* apart: for a rate in between, 3.5 at most"):
+        at(np.geomspace(BETAS[0], BETAS[-1], 5))
+    near, wide = (
+        at(BETAS),
+        at(BETAS[0] * 3.4 ** np.arange(1 + int(np.log(BETAS[-1] / BETAS[0]) / np.log(3.4)))),
+    )
     for distortion in np.geomspace(*wide.range(), 9)[1:-1]:
-        assert rate_at(wide, float(distortion)).rate == pytest.approx(
-            rate_at(_curve(A, images), float(distortion)).rate, abs=0.15
-        )
+        rates = [rate_at(curve, float(distortion)).rate for curve in (wide, near)]
+        assert rates[0] == pytest.approx(rates[1], abs=0.15)
