@@ -100,11 +100,11 @@ _STARTED = {
 
 
 def _print(result: EvaluateResult) -> None:
-    from lossy_mlflow.experiments.curve_record import UNITS
+    from lossy_mlflow.experiments.curve_record import UNITS, measured_by
 
     curve = result.curve
     units = UNITS[curve.target]
-    by = "by encoders" if curve.estimator == "variational" else f"{curve.n_chains} chains"
+    by = measured_by(curve.estimator, curve.n_chains)
     click.echo(
         f"{result.label} {_STARTED[result.started]}: {curve.reference}, {curve.n_data} images, {by}\n"
         f"  run       {result.run_id} in {result.experiment!r} at {result.tracking_uri}\n"

@@ -97,6 +97,11 @@ class CurveRecord:
         return [*([by_encoders] if self.estimator == "variational" else []), *self.doubts]
 
 
+def measured_by(estimator: str, n_chains: int) -> str:
+    """What has measured a curve, in words."""
+    return "by encoders" if estimator == "variational" else f"{n_chains} chains"
+
+
 def read_record(client: MlflowClient, run_id: str) -> CurveRecord:
     """The record of a finished evaluation. Raises LossyError where its file is gone, or isn't one."""
     content = _content(client, run_id, CURVE_FILE)

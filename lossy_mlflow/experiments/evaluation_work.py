@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput
 
 from lossy_mlflow.checkpoints.model_input import nameable_model
-from lossy_mlflow.experiments.curve_record import CurveRecord
+from lossy_mlflow.experiments.curve_record import CurveRecord, measured_by
 from lossy_mlflow.experiments.evaluation_progress import EvaluationProgress
 from lossy_mlflow.experiments.evaluation_record import (
     curve_lists,
@@ -105,11 +105,10 @@ def _tags(planned: Plan, subject: Subject, sha256: str) -> dict[str, str]:
 
 def _prior(settings: RdSettings) -> str:
     """Empty where it is N(0, I)."""
-    parts = [
-        f"{share:g} N(0, {std**2:g} I)"
-        for share, std in zip(settings.prior_shares, settings.prior_stds, strict=True)
-    ]
-    return " + ".join(parts) if len(parts) > 1 else ""
+    if len(settings.prior_stds) == 1:
+        return ""
+    parts = zip(settings.prior_shares, settings.prior_stds, strict=True)
+    return " + ".join(f"{share:g} N(0, {std**2:g} I)" for share, std in parts)
 
 
 def _changed(settings: RdSettings) -> str:
@@ -121,10 +120,9 @@ def _changed(settings: RdSettings) -> str:
 
 def _about(planned: Plan, subject: Subject) -> str:
     settings = subject.settings
-    by = "by encoders" if settings.estimator == "variational" else f"{settings.n_chains} chains"
     return (
         f"Rate-distortion curve of {planned.reference}: {settings.target}, {len(subject.images)} {settings.data} images,"
-        f" {by}{', quick' if planned.quick else ''}.\n\n"
+        f" {measured_by(settings.estimator, settings.n_chains)}{', quick' if planned.quick else ''}.\n\n"
         "Draw it: a scatter or line chart of `rate` over `distortion`; the figure is among the artifacts.\n\n"
         f"    lossy plot {planned.label}{' --quick' if planned.quick else ''}\n"
     )

@@ -127,12 +127,13 @@ def none_finished(connection: Connection, label: str, quick: bool) -> NotFoundEr
     first = nearest(label, there)
     if first:
         anew += f"    or did you mean {first[0]}?"
-    nothing = "with --quick alone" if not quick and _evaluated_labels(client, quick=True) else "yet"
     near = [*first, *(other for other in there if other not in first)]
     more = f", and {len(near) - _SHOWN} more" if len(near) > _SHOWN else ""
-    others = (
-        f"evaluated are {', '.join(near[:_SHOWN])}{more}" if near else f"nothing is evaluated there {nothing}"
-    )
+    if near:
+        others = f"evaluated are {', '.join(near[:_SHOWN])}{more}"
+    else:
+        with_quick = not quick and _evaluated_labels(client, quick=True)
+        others = f"nothing is evaluated there {'but with --quick' if with_quick else 'yet'}"
     return NotFoundError(f"{label} has no finished evaluation; {others}.", anew)
 
 

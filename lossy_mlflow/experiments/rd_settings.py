@@ -153,19 +153,14 @@ def rd_settings(tree: Hparam) -> RdSettings:
 
 
 def reported_betas(least: float, largest: float, n: int) -> tuple[float, ...]:
-    """`n` betas, equally far apart in log beta. Raises UsageError where the least isn't below the largest."""
+    """`n` betas, equally far apart in log beta. Raises UsageError where they don't ascend."""
     if n == 1:
         return (float(largest),)
-    if not least < largest:
-        raise UsageError(
-            f"rd.min_beta is {least:g}, rd.max_beta {largest:g}: there is nothing between them.",
-            f"Take a smaller one: --set rd.min_beta={largest / 1000:g}",
-        )
     step = math.log(largest / least) / (n - 1)
     betas = (*(least * math.exp(step * index) for index in range(n - 1)), float(largest))
-    if len(set(betas)) < n or list(betas) != sorted(betas):
+    if list(betas) != sorted(set(betas)):
         raise UsageError(
-            f"Between rd.min_beta, {least!r}, and rd.max_beta, {largest!r}, there is no room for {n} betas.",
+            f"rd.min_beta is {least!r}, rd.max_beta {largest!r}: there is nothing between them for {n} betas.",
             f"Take a smaller one: --set rd.min_beta={largest / 1000:g}",
         )
     return betas
